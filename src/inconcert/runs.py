@@ -1,0 +1,248 @@
+"""Making one run record: training with checkpoints, resuming, and seeds split over processes.
+
+A run may be stopped at any moment (Ctrl-C, kill -9, a full disk, a dead machine): the same command continues from the
+last checkpoint and ends with the same record, bit for bit on a CPU. Checkpoints lie beside the record in `<tier>.ckpt/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+
+from inconcert import exhibits, records
+from inconcert.config import InputError
+from inconcert.evaluate import Evaluation
+
+
+class Progress(NamedTuple):
+    """A sign of life from one part of a run."""
+
+    seeds: tuple[int, ...]
+    update: int
+    updates: int
+    phase: str
+    score: float  # mean over the part's seeds, first evaluation mode
+    wall_s: float
+
+
+class Plan(NamedTuple):
+    """One record to be made. `changes` are single settings on top of the tier and the variant."""
+
+    algorithm: str
+    task: str
+    tier: str
+    variant: str
+    changes: dict[str, Any]
+
+    @property
+    def config(self) -> Any:
+        """The whole setting, the algorithm's `Config`."""
+        module = records.algorithm_module(self.algorithm)
+        return module.configure(self.task, self.tier, self.variant, **self.changes)
+
+    @property
+    def path(self) -> Path:
+        """Where the record goes."""
+        name = records.relative_path(self.task, self.algorithm, self.tier, self.variant)
+        return records.folders()[0] / name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path.with_suffix(".ckpt")
+
+    @property
+    def policy(self) -> Path:
+        """Where the best parameters of every seed go, for `inconcert evaluate`."""
+        return self.path.with_suffix(".policy.safetensors")
+
+
+def prepare(plan: Plan, jobs: int, restart: bool) -> list[tuple[int, ...]]:
+    """Decide how seeds are split, or read how the half-finished run split them; the groups of seeds, in order.
+
+    Raises:
+        InputError: there is a half-finished run of other settings or sources.
+    """
+    seeds = tuple(plan.config.seeds)
+    print_ = records.fingerprint(plan.algorithm, plan.task, plan.tier, plan.variant, plan.changes)
+    file = plan.checkpoints / "plan.json"
+    if restart:
+        records.discard(plan.checkpoints)
+    if file.exists():
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+            if before["fingerprint"] != print_:
+                raise InputError(
+                    f"{plan.checkpoints} holds a half-finished run of other settings or sources; "
+                    "add --restart to begin again, or --variant NAME to keep both"
+                )
+            return [tuple(group) for group in before["groups"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise records.CorruptRecord(f"{file} is damaged; add --restart to begin again") from error
+    groups = [tuple(part) for part in _split(seeds, min(jobs, len(seeds)))]
+    records.write_atomic(file, json.dumps({"fingerprint": print_, "groups": groups}).encode())
+    return groups
+
+
+def _split(seeds: Sequence[int], parts: int) -> list[Sequence[int]]:
+    cuts = [round(i * len(seeds) / parts) for i in range(parts + 1)]
+    return [seeds[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+def train(
+    plan: Plan,
+    jobs: int = 1,
+    device: str = "cpu",
+    restart: bool = False,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
+    """Make the record of `plan`, or finish it, and return its path.
+
+    Args:
+        jobs: one-thread processes that the seeds are split over. An unfinished run keeps the split it began with.
+        restart: forget an unfinished run first.
+        report: called with every sign of life.
+
+    Raises:
+        InputError: see `prepare`.
+        Diverged: a loss became NaN or infinite; the other parts of the run stop too and keep their checkpoints.
+    """
+    groups = prepare(plan, jobs, restart)
+    if jobs == 1 or len(groups) == 1 or device != "cpu":
+        for group in groups:
+            train_part(plan, group, device, report)
+    else:
+        _train_in_processes(plan, groups, jobs, report)
+    return join(plan, groups)
+
+
+def _train_in_processes(
+    plan: Plan, groups: Iterable[tuple[int, ...]], jobs: int, report: Callable[[Progress], None]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        queue = manager.Queue()
+        with context.Pool(jobs) as pool:
+            waiting = [pool.apply_async(train_part, (plan, group, "cpu", queue.put)) for group in groups]
+            while waiting:
+                for result in [result for result in waiting if result.ready()]:
+                    result.get()  # raises what the part raised; leaving the pool stops the others
+                    waiting.remove(result)
+                while not queue.empty():
+                    report(queue.get())
+                time.sleep(0.1)
+        while not queue.empty():
+            report(queue.get())
+
+
+def train_part(plan: Plan, seeds: tuple[int, ...], device: str, report: Callable[[Progress], None]) -> None:
+    """Train `seeds` of the run, from their checkpoint if there is one, until their part of the record is written."""
+    name = "seeds-" + "-".join(map(str, seeds))
+    checkpoint, part = (plan.checkpoints / f"{name}.{end}" for end in ("safetensors", "parquet"))
+    if part.exists():
+        records.read(part)
+        return
+    if device == "cpu":
+        torch.set_num_threads(1)  # the result must not depend on how many cores the machine has
+    module = records.algorithm_module(plan.algorithm)
+    config = dataclasses.replace(plan.config, seeds=seeds)
+    frames: list[pd.DataFrame] = []
+    state, wall_before, cpu_before = None, 0.0, 0.0
+    if checkpoint.exists():
+        state, meta = records.load_tensors(checkpoint)
+        frames = [pd.read_parquet(BytesIO(state.pop("rows").numpy().tobytes()))]
+        wall_before, cpu_before = meta["wall_s"], meta["cpu_s"]
+    wall, cpu = time.perf_counter(), time.process_time()
+    for evaluation in module.train(config, device, state):
+        spent = {
+            "wall_s": wall_before + time.perf_counter() - wall,
+            "cpu_s": cpu_before + time.process_time() - cpu,
+        }
+        frames.append(records.tabulate(evaluation, seeds, spent["wall_s"]))
+        last = evaluation
+        if evaluation.phase == "curve":
+            _checkpoint(checkpoint, evaluation, frames, spent)
+        report(_progress(config, evaluation, spent["wall_s"]))
+    best = {key.removeprefix("best."): value for key, value in last.state().items() if key.startswith("best.")}
+    records.save_tensors(checkpoint.with_suffix(".policy"), best, {})
+    rows = pd.concat(frames, ignore_index=True)
+    records.write_atomic(part, records.to_bytes(rows, {**spent, "device": _device_name(device)}))
+    checkpoint.unlink(missing_ok=True)
+
+
+def _checkpoint(path: Path, evaluation: Evaluation, frames: list[pd.DataFrame], spent: dict[str, float]) -> None:
+    buffer = BytesIO()
+    pd.concat(frames, ignore_index=True).to_parquet(buffer, compression="zstd")
+    rows = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    records.save_tensors(path, {**evaluation.state(), "rows": rows}, spent)
+
+
+def _progress(config: Any, evaluation: Evaluation, wall_s: float) -> Progress:
+    outcomes = evaluation.outcomes[config.eval_modes[0]]
+    score = outcomes["episode_return"].mean().item()
+    return Progress(config.seeds, evaluation.update, config.updates, evaluation.phase, score, wall_s)
+
+
+def join(plan: Plan, groups: list[tuple[int, ...]]) -> Path:
+    """Join the finished parts into the record, write it and the best policies, and drop the checkpoints."""
+    stems = [plan.checkpoints / ("seeds-" + "-".join(map(str, group))) for group in groups]
+    parts = [records.read(stem.with_suffix(".parquet")) for stem in stems]
+    policies = [records.load_tensors(stem.with_suffix(".policy"))[0] for stem in stems]
+    policy = {name: torch.cat([one[name] for one in policies]) for name in policies[0]}
+    frame = pd.concat([part.frame for part in parts], ignore_index=True)
+    config = records.plain(dataclasses.asdict(plan.config))
+    meta = {
+        "task": plan.task,
+        "algorithm": plan.algorithm,
+        "variant": plan.variant,
+        "tier": plan.tier,
+        "changes": records.plain(plan.changes),
+        "config": config,
+        "fingerprint": records.fingerprint(plan.algorithm, plan.task, plan.tier, plan.variant, plan.changes),
+        "digest": records.digest(frame),
+        "groups": groups,
+        "commit": commit(),
+        "versions": {name: version(name) for name in ("torch", "numpy", "inconcert")} | {"python": platform.python_version()},
+        "hardware": f"{parts[0].meta['device']}, {len(groups)} process(es)",
+        "date": datetime.now(UTC).date().isoformat(),
+        "wall_s": max(part.meta["wall_s"] for part in parts),
+        "cpu_s": sum(part.meta["cpu_s"] for part in parts),
+    }
+    records.save_tensors(plan.policy, policy, {"config": config})
+    records.write_atomic(plan.path, records.to_bytes(frame, meta))
+    records.discard(plan.checkpoints)
+    return plan.path
+
+
+def commit() -> str:
+    """The repository's commit, with "+" where files differ from it; "unknown" outside a repository."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        def git(*arguments: str) -> str:
+            return subprocess.check_output(["git", *arguments], cwd=exhibits.ROOT, text=True, stderr=subprocess.DEVNULL)
+
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if git("status", "--porcelain", "src").strip() else "")
+    return "unknown"
+
+
+def _device_name(device: str) -> str:
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{model or platform.processor() or platform.machine()}, 1 thread of {os.cpu_count()} cores"

@@ -69,7 +69,8 @@ def test_find_names_the_nearest() -> None:
 
 
 def test_parameters_default_to_the_best_recorded_tier(tmp_path: Path) -> None:
-    first, second = exhibits.load(write(tmp_path, f"{ROW}}}\n{ROW.replace('id: a', 'id: b')}, params: {{tier: smoke}}}}"))
+    other = ROW.replace("id: a", "id: b")
+    first, second = exhibits.load(write(tmp_path, f"{ROW}}}\n{other}, params: {{tier: smoke}}}}"))
     assert first.parameters == {"tier": "recorded"}
     assert second.parameters == {"tier": "smoke"}
 

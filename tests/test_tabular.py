@@ -231,13 +231,13 @@ def test_no_deviation_beats_a_best_response(seed: int, size: tuple[int, int]) ->
 
 
 def test_best_response_ties_keep_the_old_policy_or_spread_evenly() -> None:
-    payoff = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)[:2]
+    payoff = torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     policies = torch.tensor([[0.3, 0.7], [1.0, 0.0]], dtype=torch.float64)
     replies = tabular.simultaneous_best_responses(payoff, policies)
     assert torch.equal(replies[0], policies[0])  # both actions earn 1 against action 0: nothing to move for
-    flat = tabular.sum_game(2, 4, 1)
-    spread = tabular.simultaneous_best_responses(flat, tabular.deterministic([2, 3], 4))
-    assert torch.equal(spread, tabular.deterministic([2, 3], 4))  # no reply reaches the target: stay
+    stuck = tabular.deterministic([2, 3], 4)
+    stayed = tabular.simultaneous_best_responses(tabular.sum_game(2, 4, 1), stuck)
+    assert torch.equal(stayed, stuck)  # no reply reaches the target: stay
     evenly = tabular.simultaneous_best_responses(
         torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]).double(), tabular.deterministic([0, 0], 3)
     )

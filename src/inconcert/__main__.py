@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import tyro
 import yaml
@@ -19,17 +19,16 @@ from rich.table import Table
 
 from inconcert import envs, exhibits, records, runs
 from inconcert.config import TIERS, InputError, check_fields, unknown
-from inconcert.evaluate import Diverged, play
+from inconcert.evaluate import Diverged, Mode, play
 
 CONSOLE = Console()
-Positional = tyro.conf.Positional
 
 
 @dataclass(frozen=True)
 class List:
     """List what there is: tasks, algorithms, exhibits or records."""
 
-    what: Positional[str] = "exhibits"
+    what: tyro.conf.Positional[str] = "exhibits"
     """tasks, algorithms, exhibits or records"""
 
     def run(self) -> None:
@@ -54,9 +53,9 @@ class List:
 class Train:
     """Make one run record (all seeds), or finish a half-finished one."""
 
-    algorithm: Positional[str]
+    algorithm: tyro.conf.Positional[str]
     """see `inconcert list algorithms`"""
-    task: Positional[str]
+    task: tyro.conf.Positional[str]
     """see `inconcert list tasks`"""
     tier: str = "smoke"
     """smoke (seconds), laptop (up to about half an hour) or paper (the published budget)"""
@@ -129,8 +128,8 @@ class Train:
 class Evaluate:
     """Play fresh episodes with the best parameters of a run made on this machine."""
 
-    algorithm: Positional[str]
-    task: Positional[str]
+    algorithm: tyro.conf.Positional[str]
+    task: tyro.conf.Positional[str]
     tier: str = "laptop"
     variant: str = ""
     episodes: int = 320
@@ -144,17 +143,26 @@ class Evaluate:
     def run(self) -> None:
         plan = runs.Plan(self.algorithm, self.task, self.tier, self.variant, {})
         module = records.algorithm_module(self.algorithm)
-        if self.mode not in ("sampled", "greedy"):
-            raise unknown("mode", self.mode, ["sampled", "greedy"])
+        if self.mode not in get_args(Mode):
+            raise unknown("mode", self.mode, get_args(Mode))
         if not plan.policy.exists():
             make = records.command(self.task, self.algorithm, self.tier, self.variant)
             raise records.MissingRecord(f"no policy at {plan.policy}; make it with: {make}")
         parameters, meta = records.load_tensors(plan.policy)
         config = check_fields(module.Config, meta["config"])
         player = module.restore(config, parameters, self.device)
+        mode = cast(Mode, self.mode)
         outcomes = play(
-            player, self.task, config.env_options, config.seeds, self.episodes, "evaluate", self.index, self.mode, self.device
-        )  # fmt: skip
+            player,
+            self.task,
+            config.env_options,
+            config.seeds,
+            self.episodes,
+            "evaluate",
+            self.index,
+            mode,
+            self.device,
+        )
         table = Table("seed", *outcomes, title=f"{self.episodes} episodes, {self.mode} actions, mean")
         for i, seed in enumerate(config.seeds):
             table.add_row(str(seed), *(f"{values[i].mean():.3f}" for values in outcomes.values()))
@@ -165,7 +173,7 @@ class Evaluate:
 class Archive:
     """Copy fresh records from runs/ into data/runs/, which is committed and ships with the book."""
 
-    only: Positional[str] = ""
+    only: tyro.conf.Positional[str] = ""
     """a part of the record's path, such as coordsum/3x10-30/mappo"""
 
     def run(self) -> None:
@@ -204,7 +212,7 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    command = tyro.cli(Command, prog="inconcert", description=__doc__, args=arguments)  # type: ignore[call-overload]
+    command = tyro.cli(Command, prog="inconcert", description=__doc__, args=arguments)
     try:
         command.run()
     except InputError as error:

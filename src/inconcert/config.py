@@ -89,9 +89,7 @@ def check_fields(cls: type[T], values: Mapping[str, Any], kind: str = "parameter
             continue
         value, annotation = values[name], hints[name]
         if not _fits(value, annotation):
-            raise InputError(
-                f"{kind} {name!r} must be {_spell(annotation)}, not {value!r} ({type(value).__name__})"
-            )
+            raise InputError(f"{kind} {name!r} must be {_spell(annotation)}, not {value!r} ({type(value).__name__})")
         if get_origin(annotation) is tuple:
             value = tuple(value)
         elif annotation is float:

@@ -78,9 +78,7 @@ def choose(log_probs: Tensor, uniform: Tensor | None) -> Tensor:
 class Player(Protocol):
     """Something that acts for all seeds at once and may remember: `memory` is opaque to the caller."""
 
-    def __call__(
-        self, step: envs.Step, start: Tensor, memory: Any, uniform: Tensor | None
-    ) -> tuple[Tensor, Any]:
+    def __call__(self, step: envs.Step, start: Tensor, memory: Any, uniform: Tensor | None) -> tuple[Tensor, Any]:
         """Actions `[S, E, N]` and the next memory.
 
         Args:

@@ -67,7 +67,8 @@ class Record:
     Attributes:
         frame: columns seed, update, env_steps, phase ("curve", "best", "last"), mode ("sampled", "greedy"), episode,
             episode_return (mean over agents) and further quantities of the task, wall_s (seconds since the start).
-        meta: task, algorithm, variant, tier, config, changes, fingerprint, commit, versions, hardware, date, wall_s, cpu_s.
+        meta: task, algorithm, variant, tier, config, changes, fingerprint, commit, versions,
+            hardware, date, wall_s, cpu_s.
     """
 
     frame: pd.DataFrame
@@ -216,7 +217,11 @@ def digest(frame: pd.DataFrame) -> str:
     content = hashlib.sha256()
     for name in frame.columns.drop("wall_s"):
         column = frame[name]
-        values = column.astype(str).str.cat(sep=",").encode() if column.dtype.kind not in "iuf" else column.to_numpy().tobytes()
+        values = (
+            column.astype(str).str.cat(sep=",").encode()
+            if column.dtype.kind not in "iuf"
+            else column.to_numpy().tobytes()
+        )
         content.update(f"{name}:{column.dtype.kind}:".encode() + values)
     return content.hexdigest()
 
@@ -229,7 +234,9 @@ def to_bytes(frame: pd.DataFrame, meta: Mapping[str, Any]) -> bytes:
     """A record file's content; `frame` and `meta` as in `Record`."""
     text = json.dumps(meta, sort_keys=True)
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata({b"inconcert": text.encode(), b"inconcert.sha256": _seal(text, digest(frame))})
+    table = table.replace_schema_metadata(
+        {b"inconcert": text.encode(), b"inconcert.sha256": _seal(text, digest(frame))}
+    )
     buffer = BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
@@ -249,7 +256,9 @@ def read(path: Path) -> Record:
         whole = _seal(text, digest(frame)) == metadata[b"inconcert.sha256"]
         meta = json.loads(text)
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise CorruptRecord(f"{path} is damaged or not a record ({type(error).__name__}); delete it and run again") from error
+        raise CorruptRecord(
+            f"{path} is damaged or not a record ({type(error).__name__}); delete it and run again"
+        ) from error
     if not whole:
         raise CorruptRecord(f"{path} is damaged: its checksum does not match; delete it and run again")
     return Record(frame, meta, path)
@@ -344,12 +353,11 @@ def curve(
     if convention not in ("after", "before"):
         raise unknown("convention", convention, ["after", "before"])
     rows = _rows(record, "curve", mode)
-    points = rows.groupby(["seed", "update", "env_steps"], as_index=False)[metric].mean()
-    points = points.rename(columns={metric: "mean_return"})
+    points = rows.groupby(["seed", "update", "env_steps"])[metric].mean().rename("mean_return").reset_index()
     if convention == "before":
         points["env_steps"] = points.groupby("seed")["env_steps"].shift(-1)
         points = points.dropna(subset="env_steps").astype({"env_steps": "int64"})
-    return points.reset_index(drop=True)
+    return points
 
 
 def final(record: Record, phase: str = "best", mode: str = "sampled", metric: str = "episode_return") -> pd.Series:

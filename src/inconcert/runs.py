@@ -1,13 +1,15 @@
 """Making one run record: training with checkpoints, resuming, and seeds split over processes.
 
 A run may be stopped at any moment (Ctrl-C, kill -9, a full disk, a dead machine): the same command continues from the
-last checkpoint and ends with the same record, bit for bit on a CPU. Checkpoints lie beside the record in `<tier>.ckpt/`.
+last checkpoint and ends with the same record, bit for bit on a CPU. Checkpoints lie beside the record, in
+`<tier>.ckpt/`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -100,7 +102,7 @@ def prepare(plan: Plan, jobs: int, restart: bool) -> list[tuple[int, ...]]:
 
 def _split(seeds: Sequence[int], parts: int) -> list[Sequence[int]]:
     cuts = [round(i * len(seeds) / parts) for i in range(parts + 1)]
-    return [seeds[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [seeds[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 def train(
@@ -216,7 +218,8 @@ def join(plan: Plan, groups: list[tuple[int, ...]]) -> Path:
         "digest": records.digest(frame),
         "groups": groups,
         "commit": commit(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "inconcert")} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("torch", "numpy", "inconcert")}
+        | {"python": platform.python_version()},
         "hardware": f"{parts[0].meta['device']}, {len(groups)} process(es)",
         "date": datetime.now(UTC).date().isoformat(),
         "wall_s": max(part.meta["wall_s"] for part in parts),
@@ -231,10 +234,13 @@ def join(plan: Plan, groups: list[tuple[int, ...]]) -> Path:
 def commit() -> str:
     """The repository's commit, with "+" where files differ from it; "unknown" outside a repository."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
+
         def git(*arguments: str) -> str:
             return subprocess.check_output(["git", *arguments], cwd=exhibits.ROOT, text=True, stderr=subprocess.DEVNULL)
 
-        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if git("status", "--porcelain", "src").strip() else "")
+        return git("rev-parse", "--short=12", "HEAD").strip() + (
+            "+" if git("status", "--porcelain", "src").strip() else ""
+        )
     return "unknown"
 
 

@@ -48,7 +48,9 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(1, -2)  # [G, B, in]
-        if self.weight.shape[0] == 1:  # the plain product adds the bias inside the GEMM, the batched one copies it first
+        if (
+            self.weight.shape[0] == 1
+        ):  # the plain product adds the bias inside the GEMM, the batched one copies it first
             out = torch.addmm(self.bias[0], rows[0], self.weight[0]).unsqueeze(0)
         else:
             out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight)
@@ -60,8 +62,8 @@ class GRU(nn.Module):
 
         r, z = sigmoid(x W_x + b + h W_h),   n = tanh(x W_xn + b_n + r * (h W_hn + b_hn)),   h' = (1 - z) n + z h
 
-    All input projections of a sequence are one matrix product, and the backward pass through time is written out: a step
-    costs one product and a few passes over data that stays in cache. The gates lie in the order n, r, z in the input
+    All input projections of a sequence are one matrix product, and the backward pass through time is written out: a
+    step costs one product and a few passes over data that stays in cache. The gates lie in the order n, r, z in the input
     weights and r, z, n in the recurrent ones, so that both gradients are windows of one buffer and nothing is copied.
     """
 
@@ -98,7 +100,7 @@ class _Recurrence(torch.autograd.Function):
     """The recurrent part of a GRU: `gx [G, T, B, 3H]` (gates n, r, z) and `h [G, B, H]` -> `[G, T, B, H]`."""
 
     @staticmethod
-    def forward(ctx, gx, h, weight, bias_n, start):  # type: ignore[override]
+    def forward(ctx, gx, h, weight, bias_n, start):
         width, steps = h.shape[-1], gx.shape[1]
         keep = (~start).to(gx.dtype).unsqueeze(-1)  # [G, T, B, 1]
         resets = start.flatten(2).any(2).any(0).tolist()
@@ -106,7 +108,9 @@ class _Recurrence(torch.autograd.Function):
         rz = gx.new_empty(*gx.shape[:3], 2 * width)
         gh = gx.new_empty(gx.shape[0], gx.shape[2], 3 * width)
         gh_rz, gh_n = gh[..., : 2 * width], gh[..., 2 * width :]
-        views = (x.unbind(1) for x in (gx[..., :width], gx[..., width:], rz, rz[..., :width], rz[..., width:], hn, n, out))
+        views = (
+            x.unbind(1) for x in (gx[..., :width], gx[..., width:], rz, rz[..., :width], rz[..., width:], hn, n, out)
+        )
         first = h
         for t, (x_n, x_rz, rz_t, r_t, z_t, hn_t, n_t, out_t) in enumerate(zip(*views, strict=True)):
             if resets[t]:
@@ -121,7 +125,7 @@ class _Recurrence(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
+    def backward(ctx, grad):
         weight, keep, first, rz, n, hn, out = ctx.saved_tensors
         width = n.shape[-1]
         before = torch.cat([first.unsqueeze(1), out[:, :-1]], dim=1)  # the state that each step started from
@@ -155,7 +159,7 @@ def clip_grad_norm_(module: nn.Module, limit: float, seeds: int) -> Tensor:
     """Scale the gradients of each seed to a global norm of at most `limit`; every seed has its own norm.
 
     Args:
-        module: stacked parameters whose leading axis is a multiple of `seeds`, seed-major (`[S * N, ...]` or `[S, ...]`).
+        module: stacked parameters with a seed-major leading axis, `[S * N, ...]` or `[S, ...]`.
         limit: maximal norm per seed.
         seeds: S.
 
@@ -193,7 +197,7 @@ def permutations(seeds: Sequence[int], purpose: str, index: int, count: int, siz
 
 
 def pick(mask: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of the parameters `new` for the seeds where `mask [S]` holds and of `old` for the others, seed-major stacks."""
+    """Parameters `new` for the seeds where `mask [S]` holds, `old` for the others; copies, seed-major stacks."""
     chosen = {}
     for name, value in new.items():
         rows = mask.repeat_interleave(value.shape[0] // len(mask)).view(-1, *[1] * (value.dim() - 1))

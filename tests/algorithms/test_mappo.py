@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import pandas as pd
 import pytest
 import torch
 
@@ -55,7 +54,9 @@ def test_advantages_against_the_definition():
     [(1.5, 2.0, -2.4), (0.5, 2.0, -1.0), (1.5, -2.0, 3.0), (0.5, -2.0, 1.6), (1.1, 1.0, -1.1)],
 )
 def test_clipped_surrogate_by_hand(ratio, advantage, expected):
-    loss = mappo.clipped_surrogate(torch.tensor([[math.log(ratio)]]), torch.zeros(1, 1), torch.tensor([[advantage]]), 0.2)
+    loss = mappo.clipped_surrogate(
+        torch.tensor([[math.log(ratio)]]), torch.zeros(1, 1), torch.tensor([[advantage]]), 0.2
+    )
     assert loss.item() == pytest.approx(expected)
 
 
@@ -265,9 +266,7 @@ def test_a_time_limit_bootstraps_from_the_final_state(network):
         "critic_memory": torch.zeros(2, cfg.num_envs, agents.critic.memory),
     }
     data = mappo.collect(cfg, agents, env, now, 1)
-    entered = dict(now)
-    entered["critic_memory"] = torch.zeros_like(now["critic_memory"])
-    mappo.appraise(cfg, agents, data, {**now, "critic_memory": entered["critic_memory"]})
+    mappo.appraise(cfg, agents, data, dict(now))
     value, target = data["value"], data["target"].squeeze(-1)
     # the critic on the uncut sequence 0, 1, 2, 3 knows what the state after the third step is worth
     line = torch.arange(4.0).view(1, 4, 1, 1).expand(2, 4, cfg.num_envs, 1)
@@ -277,7 +276,7 @@ def test_a_time_limit_bootstraps_from_the_final_state(network):
     torch.testing.assert_close(target[:, 2], 1 + cfg.gamma * uncut[:, 3])
     torch.testing.assert_close(target[:, 5], 1 + cfg.gamma * uncut[:, 3])
     terminal = dataclasses.replace(cfg, bootstrap_time_limit=False)
-    mappo.appraise(terminal, agents, data, {**now, "critic_memory": entered["critic_memory"]})
+    mappo.appraise(terminal, agents, data, dict(now))
     torch.testing.assert_close(data["target"][:, 2], torch.ones(2, cfg.num_envs, 1))
 
 

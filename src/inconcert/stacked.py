@@ -63,7 +63,7 @@ class GRU(nn.Module):
         r, z = sigmoid(x W_x + b + h W_h),   n = tanh(x W_xn + b_n + r * (h W_hn + b_hn)),   h' = (1 - z) n + z h
 
     All input projections of a sequence are one matrix product, and the backward pass through time is written out: a
-    step costs one product and a few passes over data that stays in cache. The gates lie in the order n, r, z in the input
+    step costs one product and a few passes over cached data. The gates lie in the order n, r, z in the input
     weights and r, z, n in the recurrent ones, so that both gradients are windows of one buffer and nothing is copied.
     """
 

@@ -214,6 +214,20 @@ def test_changed_parameters_execute_their_notebook(built: Path) -> None:
     assert planned(built) == set()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "is not a readable notebook (FileNotFoundError)"), ("{", "is not a readable notebook (JSONDecodeError)")],
+)
+def test_an_unreadable_notebook_is_named(built: Path, text: str | None, message: str) -> None:
+    notebook = built / "notebooks/magpo/sources.ipynb"
+    before = notebook.read_bytes(), notebook.stat()
+    notebook.unlink() if text is None else notebook.write_text(text)
+    done = call(built, "book")
+    notebook.write_bytes(before[0])
+    os.utime(notebook, ns=(before[1].st_atime_ns, before[1].st_mtime_ns))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{notebook} {message}\n")
+
+
 def test_a_failing_notebook_is_named_and_the_old_book_stays(built: Path) -> None:
     page = built / "book/_build/html/notebooks/magpo/sources.html"
     text, notebook = page.read_text(), built / "notebooks/magpo/sources.ipynb"

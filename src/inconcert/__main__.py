@@ -21,8 +21,6 @@ from inconcert import envs, exhibits, records, runs
 from inconcert.config import TIERS, InputError, check_fields, unknown
 from inconcert.evaluate import Diverged, Mode, play
 
-CONSOLE = Console()
-
 
 @dataclass(frozen=True)
 class List:
@@ -79,16 +77,17 @@ class Train:
             if record.freshness() == "FRESH":
                 print(f"{plan.path} is there and fresh; --restart makes it anew")
                 return
+        console = Console()
         bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"),
-            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[score]}"), console=CONSOLE,
+            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[score]}"), console=console,
         )  # fmt: skip
         lines: dict[tuple[int, ...], TaskID] = {}
 
         def report(sign: runs.Progress) -> None:
             name = "seeds " + " ".join(map(str, sign.seeds))
             score = f"{sign.phase} return {sign.score:.2f}"
-            if not CONSOLE.is_terminal:
+            if not console.is_terminal:
                 print(f"{name}: update {sign.update}/{sign.updates}, {score}, {sign.wall_s:.0f} s", flush=True)
                 return
             if sign.seeds not in lines:
@@ -166,7 +165,7 @@ class Evaluate:
         table = Table("seed", *outcomes, title=f"{self.episodes} episodes, {self.mode} actions, mean")
         for i, seed in enumerate(config.seeds):
             table.add_row(str(seed), *(f"{values[i].mean():.3f}" for values in outcomes.values()))
-        CONSOLE.print(table)
+        Console().print(table)
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ class Verdicts:
         table = Table("verdict", "claim", "evidence")
         for verdict in claims.verdicts():
             table.add_row(verdict.status, verdict.claim.id, verdict.evidence)
-        CONSOLE.print(table)
+        Console().print(table)
 
 
 Command = (

@@ -36,7 +36,7 @@ def use_style() -> None:
 
 def learning_curve(ax: Axes, curve: pd.DataFrame, label: str, colour: str, seed: int = 0) -> None:
     """Draw `records.curve`: mean over seeds, its 95 % bootstrap interval as a band, and each seed as a thin line."""
-    table = curve.pivot(index="env_steps", columns="seed", values="mean_return")
+    table = curve.pivot_table(index="env_steps", columns="seed", values="mean_return")
     steps = table.index.to_numpy() / 1e6
     low, high = zip(*(_interval(row.to_numpy(), seed) for _, row in table.iterrows()), strict=True)
     ax.plot(steps, table.to_numpy(), color=colour, linewidth=0.6, alpha=0.45)
@@ -50,5 +50,5 @@ def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
 
 
 def reference_line(ax: Axes, value: float, label: str, colour: str = "#555555", style: str = "--") -> None:
-    """A horizontal line for a number that is not a curve (a scripted player, a printed value), named at its right end."""
+    """A horizontal line for a number that is not a curve: a scripted player, a printed value."""
     ax.axhline(value, color=colour, linestyle=style, linewidth=1.2, label=label)

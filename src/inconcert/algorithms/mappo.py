@@ -53,6 +53,8 @@ class Config:
     """Policy learning rate (paper Table 6)."""
     critic_lr: float = 5e-4
     """Value learning rate (paper Table 6)."""
+    decay_lr: bool = False
+    """Learning rates fall linearly to 0 over all updates (authors' decay_learning_rates, False)."""
     adam_eps: float = 1e-5
     """Adam's epsilon (authors' code)."""
     clip: float = 0.1
@@ -428,10 +430,8 @@ def train(config: Config, device: str = "cpu", state: State | None = None) -> It
     env = envs.make(config.task, config.num_envs, env_seeds, device, **config.env_options)
     agents = Agents(config, env.spec, device)
     actor, critic = agents.actor, agents.critic
-    groups = [
-        {"params": actor.parameters(), "lr": config.actor_lr},
-        {"params": critic.parameters(), "lr": config.critic_lr},
-    ]
+    rates = (config.actor_lr, config.critic_lr)
+    groups = [{"params": network.parameters()} for network in (actor, critic)]
     optimiser = torch.optim.Adam(groups, eps=config.adam_eps, fused=True)
     now: dict[str, Any] = {
         "step": env.reset(),
@@ -493,6 +493,8 @@ def train(config: Config, device: str = "cpu", state: State | None = None) -> It
         window = min(config.eval_every, config.updates - update)
         metrics: State = {}
         for _ in range(window):
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * (1 - update / config.updates if config.decay_lr else 1)
             update += 1
             data = collect(config, agents, env, now, update)
             appraise(config, agents, data, now)

@@ -121,9 +121,9 @@ LAPTOP: dict[str, Any] = {
     "actor_lr": 1e-3, "critic_lr": 1e-3, "decay_lr": True, "ent_coef": 1e-4, "gae_lambda": 0.25, "max_grad_norm": 10.0,
     "eval_every": 12,
 }  # fmt: skip
-"""One setting for all CoordSum tasks, 1.9 M steps per seed: fewer parallel environments and no recurrence; a small lambda,
-because the next targets do not depend on the actions, so that later errors mostly add noise to the advantage; decaying
-learning rates, because at 1e-3 to the end the policy overshoots (KL per update above 0.05) and loses what it had."""
+"""One setting for all CoordSum tasks, 1.9 M steps per seed: fewer parallel environments and no recurrence; a small
+lambda, because the next targets do not depend on the actions, so that later errors mostly add noise to the advantage;
+decaying learning rates, because at 1e-3 to the end the policy overshoots and loses what it had."""
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "num_envs": 8, "updates": 6, "eval_every": 2, "eval_episodes": 8, "final_episodes": 16,
 }  # fmt: skip

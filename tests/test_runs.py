@@ -75,9 +75,9 @@ def arguments(jobs):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_kill_9_in_the_middle_and_the_same_command_again(tmp_path, jobs):
-    """Really kill the process (and its workers) once a checkpoint is there, then run the same command to the end."""
+@pytest.mark.parametrize(("jobs", "victims"), [(1, "all"), (2, "all"), (2, "parent")])
+def test_kill_9_in_the_middle_and_the_same_command_again(tmp_path, jobs, victims):
+    """Really kill the process once a checkpoint is there, with or without its workers, and run the command again."""
 
     def environment(name):
         return {**os.environ, "INCONCERT_RUNS": str(tmp_path / name), "OMP_NUM_THREADS": "1"}
@@ -95,7 +95,7 @@ def test_kill_9_in_the_middle_and_the_same_command_again(tmp_path, jobs):
         assert time.monotonic() < deadline, "no checkpoint appeared"
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
+    (os.killpg if victims == "all" else os.kill)(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not path("killed").exists()
     for checkpoint in folder.glob("*.safetensors"):

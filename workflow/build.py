@@ -96,7 +96,8 @@ def snakemake(targets: list[str], jobs: int, more: list[str], filtered: bool = F
     cores = [] if "--profile" in more else ["--cores", str(jobs)]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile"), *cores, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    environment.pop("INCONCERT_RUNS", None)  # the book is made of runs/ and data/runs/ of this folder
+    for elsewhere in ("INCONCERT_RUNS", "INCONCERT_DATA"):  # the book is made of this folder's runs and data
+        environment.pop(elsewhere, None)
     stderr = subprocess.PIPE if filtered else None
     with subprocess.Popen([*command, "--", *targets], cwd=ROOT, env=environment, stderr=stderr, text=True) as process:
         while process.poll() is None:

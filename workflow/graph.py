@@ -66,7 +66,7 @@ def book_depends(root: Path = ROOT) -> list[Path]:
     generated = (root / "book" / "_build", root / "src" / "inconcert.egg-info")
     found = [path for folder in folders for path in _files(root / folder)]
     found = [path for path in found if not any(path.is_relative_to(folder) for folder in generated)]
-    found = [path for path in found if path.suffix in SUFFIXES]
+    found = [path for path in found if path.suffix in SUFFIXES and path.parent.suffix != ".ckpt"]
     return [path.relative_to(root) for path in [root / "_config.yml", root / "requirements.lock", *found]]
 
 

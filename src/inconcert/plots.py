@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from cycler import cycler
 from matplotlib.axes import Axes
 
 from inconcert import stats
@@ -29,7 +30,7 @@ def use_style() -> None:
             "legend.fontsize": 9.5, "legend.frameon": False, "xtick.labelsize": 10, "ytick.labelsize": 10,
             "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
             "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.8, "image.cmap": "cividis",
-            "axes.prop_cycle": mpl.cycler(color=PALETTE),
+            "axes.prop_cycle": cycler(color=PALETTE),
         }
     )  # fmt: skip
 

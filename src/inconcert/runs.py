@@ -169,7 +169,10 @@ def train_part(plan: Plan, seeds: tuple[int, ...], device: str, report: Callable
         frames = [pd.read_parquet(BytesIO(state.pop("rows").numpy().tobytes()))]
         wall_before, cpu_before = meta["wall_s"], meta["cpu_s"]
     wall, cpu = time.perf_counter(), time.process_time()
+    parent = multiprocessing.parent_process()
     for evaluation in module.train(config, device, state):
+        if parent is not None and not parent.is_alive():
+            raise SystemExit("the process that started this one is gone; it may already run again")
         spent = {
             "wall_s": wall_before + time.perf_counter() - wall,
             "cpu_s": cpu_before + time.process_time() - cpu,

@@ -32,10 +32,10 @@ SCREENSHOTS = os.environ.get("INCONCERT_SCREENSHOTS")
 
 
 def picture(page: Page, name: str, kind: str) -> None:
-    """Save the whole page as a PNG if screenshots are asked for."""
+    """Save the page as a PNG if screenshots are asked for: what the window shows first ("screen"), else all of it."""
     if SCREENSHOTS:
         path = Path(SCREENSHOTS) / f"{name.replace('/', '-')}-{kind}.png"
-        page.screenshot(path=path, full_page=True)
+        page.screenshot(path=path, full_page=kind != "screen")
 
 
 def show_lazy_images(page: Page) -> None:
@@ -90,6 +90,7 @@ def test_page(name: str, visit: Open) -> None:
     words = {re.sub(r"^\d+ ", "", " ".join(word.split())) for word in page.locator(".verdict").all_inner_texts()}
     assert words <= VERDICTS
     picture(page, name, "light")
+    picture(page, name, "screen")
 
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})

@@ -38,7 +38,7 @@ test: book ## run all tests: unit tests, notebooks at the smoke tier, the book i
 	OMP_NUM_THREADS=1 INCONCERT_REQUIRE_BROWSER=1 $(PYTHON) -m pytest --nbval-lax --nbval-current-env tests notebooks
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	cd notebooks && "$(CURDIR)/$(PYTHON)" -m jupyter lab
+	cd notebooks && "$(CURDIR)/$(PYTHON)" -m jupyterlab $(shell [ "$$(id -u)" != 0 ] || echo --allow-root)
 
 runs: $(READY) ## make the run records of an exhibit: EXHIBIT=... TIER=...
 	@$(PYTHON) workflow/build.py runs "$(EXHIBIT)" "$(TIER)" --profile "$(PROFILE)" --jobs $(JOBS)

@@ -32,6 +32,8 @@ class Parameters:
 
 config = read_parameters(Parameters, globals())"""
 
+PICTURES = ("book/_static/logo.svg", "book/_static/favicon.svg")  # named in _config.yml
+
 EXHIBITS = """
 - {id: paths, paper: environments, exhibit: One, title: First, notebook: notebooks/environments/paths.ipynb}
 - {id: sources, paper: magpo, exhibit: Two, title: Second, notebook: notebooks/magpo/sources.ipynb,
@@ -82,7 +84,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("src", "workflow"):
         shutil.copytree(ROOT / name, root / name, ignore=skip)
-    for name in ("requirements.lock", "_config.yml", "data/published/README.md", "book/references.bib"):
+    for name in ("requirements.lock", "_config.yml", "data/published/README.md", "book/references.bib", *PICTURES):
         if (ROOT / name).exists():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)

@@ -168,7 +168,7 @@ def record_table(found: Iterable[Found]) -> str:
         if item.damage:
             cells += ["", "", "", "", "", "", badge("stamp", "stale", "DAMAGED")]
         else:
-            steps = f"{item.env_steps / 1e6:.3g} M"
+            steps = f"{item.env_steps / 1e6:.3g} M" if item.env_steps >= 1e5 else f"{item.env_steps / 1e3:.3g} k"
             cells += [str(item.seeds), steps, duration(item.wall_s), duration(item.cpu_s), item.hardware, item.date]
             cells.append(stamp(item.freshness))
         lines.append([*cells, "archive" if item.archived else "this machine"])
@@ -200,7 +200,7 @@ def status_table(rows: Sequence[Exhibit], notebooks: Mapping[str, Mapping[str, A
                 " ".join(stamps) or "none read",
                 duration(run["duration_s"]),
                 f"{run['peak_memory_mb']} MB",
-                run["date"][:16].replace("T", " "),
+                f'<span style="white-space: nowrap">{run["date"][:10]}</span> {run["date"][11:16]}',
             ]
         )
     return table(["Page", "Tier", "Records", "Took", "Memory", "Executed (UTC)"], lines)

@@ -70,7 +70,9 @@ def scoreboard(counts: pd.DataFrame, rows: Sequence[Exhibit], pages: Container[s
             own = [row for row in rows if row.paper == paper]
             name = caption.partition(":")[0]
             name = f"[{name}](/{paper}/index.md)" if f"{paper}/index" in pages else name
-            verdicts = tally({str(status): int(n) for status, n in counts.loc[paper].items()}) or "no claim entered yet"
+            verdicts = (
+                tally({str(status): n for status, n in counts.loc[paper].to_dict().items()}) or "no claim entered yet"
+            )
             lines.append([name, verdicts, f"{sum(row.notebook is not None for row in own)} of {len(own)}"])
     return table(["Paper", "Claims", "Exhibits run here"], lines)
 

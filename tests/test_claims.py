@@ -610,7 +610,9 @@ def test_the_pages_in_the_repository_tell_the_truth() -> None:
 
 
 def test_the_built_book_tells_the_truth() -> None:
-    pages = sorted((ROOT / "book" / "_build" / "html").rglob("*.html"))
+    html = ROOT / "book" / "_build" / "html"
+    # below _static lie the theme's own files, with the dates of its package
+    pages = sorted(page for page in html.rglob("*.html") if "_static" not in page.relative_to(html).parts)
     if not pages:
         pytest.skip("the book is not built (make book)")
     newest = max((key.path.stat().st_mtime for key in records.find()), default=0.0)

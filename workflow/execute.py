@@ -26,6 +26,7 @@ import yaml
 
 from inconcert.config import InputError
 from inconcert.exhibits import ROOT
+from inconcert.provenance import processor
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 PACKAGES = ("inconcert", "torch", "numpy", "pandas", "matplotlib", "papermill")
@@ -74,15 +75,8 @@ def check_parameters(notebook: nbformat.NotebookNode, parameters: dict[str, Any]
 
 def machine() -> dict[str, Any]:
     """Processor, number of cores usable by this process, and operating system."""
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": model, "cores": cores, "system": f"{platform.system()} {platform.machine()}"}
+    return {"processor": processor(), "cores": cores, "system": f"{platform.system()} {platform.machine()}"}
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any]) -> float:

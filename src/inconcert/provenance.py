@@ -2,7 +2,8 @@
 
 Two users: a run record stores the fingerprint of the algorithm and environment that made it (FRESH or STALE is decided
 by it), and the book's build graph re-executes a notebook when a file of its import closure changes.
-Everything here reads source text; nothing is imported, so asking is cheap and has no side effects.
+Source text is read and nothing is imported, so asking is cheap and has no side effects. The machine counts as
+provenance too: `processor` names it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ast
 import hashlib
 import io
 import json
+import platform
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -226,3 +228,13 @@ def _is_idle(node: ast.AST) -> bool:
     if isinstance(node, ast.Assign):
         return any(isinstance(target, ast.Name) and target.id == "__version__" for target in node.targets)
     return False
+
+
+def processor() -> str:
+    """The model name of this machine's processor."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from inconcert import exhibits, records
+from inconcert import exhibits, provenance, records
 from inconcert.config import InputError
 from inconcert.evaluate import Evaluation
 
@@ -67,6 +67,10 @@ class Plan(NamedTuple):
     def checkpoints(self) -> Path:
         return self.path.with_suffix(".ckpt")
 
+    def part(self, seeds: Sequence[int], suffix: str) -> Path:
+        """A file of the part of the run that trains `seeds`."""
+        return self.checkpoints / f"seeds-{'-'.join(map(str, seeds))}{suffix}"
+
     @property
     def policy(self) -> Path:
         """Where the best parameters of every seed go, for `inconcert evaluate`."""
@@ -79,24 +83,25 @@ def prepare(plan: Plan, jobs: int, restart: bool) -> list[tuple[int, ...]]:
     Raises:
         InputError: there is a half-finished run of other settings or sources.
     """
-    seeds = tuple(plan.config.seeds)
-    print_ = records.fingerprint(plan.algorithm, plan.task, plan.tier, plan.variant, plan.changes)
+    now = records.fingerprint(plan.algorithm, plan.task, plan.tier, plan.variant, plan.changes)
     file = plan.checkpoints / "plan.json"
     if restart:
         records.discard(plan.checkpoints)
     if file.exists():
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
-            if before["fingerprint"] != print_:
-                raise InputError(
-                    f"{plan.checkpoints} holds a half-finished run of other settings or sources; "
-                    "add --restart to begin again, or --variant NAME to keep both"
-                )
-            return [tuple(group) for group in before["groups"]]
+            begun, groups = before["fingerprint"], [tuple(group) for group in before["groups"]]
         except (ValueError, KeyError, TypeError) as error:
             raise records.CorruptRecord(f"{file} is damaged; add --restart to begin again") from error
+        if begun != now:
+            raise InputError(
+                f"{plan.checkpoints} holds a half-finished run of other settings or sources; "
+                "add --restart to begin again, or --variant NAME to keep both"
+            )
+        return groups
+    seeds = tuple(plan.config.seeds)
     groups = [tuple(part) for part in _split(seeds, min(jobs, len(seeds)))]
-    records.write_atomic(file, json.dumps({"fingerprint": print_, "groups": groups}).encode())
+    records.write_atomic(file, json.dumps({"fingerprint": now, "groups": groups}).encode())
     return groups
 
 
@@ -153,8 +158,7 @@ def _train_in_processes(
 
 def train_part(plan: Plan, seeds: tuple[int, ...], device: str, report: Callable[[Progress], None]) -> None:
     """Train `seeds` of the run, from their checkpoint if there is one, until their part of the record is written."""
-    name = "seeds-" + "-".join(map(str, seeds))
-    checkpoint, part = (plan.checkpoints / f"{name}.{end}" for end in ("safetensors", "parquet"))
+    checkpoint, part = plan.part(seeds, ".safetensors"), plan.part(seeds, ".parquet")
     if part.exists():
         records.read(part)
         return
@@ -183,7 +187,7 @@ def train_part(plan: Plan, seeds: tuple[int, ...], device: str, report: Callable
             _checkpoint(checkpoint, evaluation, frames, spent)
         report(_progress(config, evaluation, spent["wall_s"]))
     best = {key.removeprefix("best."): value for key, value in last.state().items() if key.startswith("best.")}
-    records.save_tensors(checkpoint.with_suffix(".policy"), best, {})
+    records.save_tensors(plan.part(seeds, ".policy"), best, {})
     rows = pd.concat(frames, ignore_index=True)
     records.write_atomic(part, records.to_bytes(rows, {**spent, "device": _device_name(device)}))
     checkpoint.unlink(missing_ok=True)
@@ -204,9 +208,8 @@ def _progress(config: Any, evaluation: Evaluation, wall_s: float) -> Progress:
 
 def join(plan: Plan, groups: list[tuple[int, ...]]) -> Path:
     """Join the finished parts into the record, write it and the best policies, and drop the checkpoints."""
-    stems = [plan.checkpoints / ("seeds-" + "-".join(map(str, group))) for group in groups]
-    parts = [records.read(stem.with_suffix(".parquet")) for stem in stems]
-    policies = [records.load_tensors(stem.with_suffix(".policy"))[0] for stem in stems]
+    parts = [records.read(plan.part(group, ".parquet")) for group in groups]
+    policies = [records.load_tensors(plan.part(group, ".policy"))[0] for group in groups]
     policy = {name: torch.cat([one[name] for one in policies]) for name in policies[0]}
     frame = pd.concat([part.frame for part in parts], ignore_index=True)
     config = records.plain(dataclasses.asdict(plan.config))
@@ -250,8 +253,4 @@ def commit() -> str:
 def _device_name(device: str) -> str:
     if device != "cpu":
         return torch.cuda.get_device_name(device)
-    model = ""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"{model or platform.processor() or platform.machine()}, 1 thread of {os.cpu_count()} cores"
+    return f"{provenance.processor()}, 1 thread of {os.cpu_count()} cores"

@@ -8,12 +8,12 @@ Letters in the shape comments: S seed, E environment, N agent, A action, C colum
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inconcert import envs, onpolicy, stacked
 from inconcert.actors import Actors, Core, Network, Sharing, taken
@@ -85,10 +85,10 @@ class Learner:
         self.actors = Actors(config.seeds, spec, config.hidden, config.network, config.parameters, device)
         streams = stacked.generators(stacked.derive(seed, "critic") for seed in config.seeds)
         self.critic = Network(spec.state_size, 1, config.critic_hidden, config.network, streams, gain=1.0).to(device)
-        self.networks = {"actor": self.actors.network, "critic": self.critic}
-        self.rates = (config.actor_lr, config.critic_lr)
+        self.networks: dict[str, nn.Module] = {"actor": self.actors.network, "critic": self.critic}
+        self.rates: Sequence[float] = (config.actor_lr, config.critic_lr)
         groups = [{"params": network.parameters()} for network in self.networks.values()]
-        self.optimiser = torch.optim.Adam(groups, eps=config.adam_eps, fused=True)
+        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(groups, eps=config.adam_eps, fused=True)
 
     def memories(self, envs_per_seed: int) -> State:
         actor = self.actors.blank(envs_per_seed)

@@ -25,8 +25,9 @@ TASKS = ("3x10-30", "3x30-50", "5x20-80", "8x15-100")
 PATTERN = "<agents>x<actions>-<max_target>"
 EPISODE_LENGTH = 100
 
-GUESSES = ("per_target", "clamped")
+GUESSES = ("per_target", "clamped", "never")
 TARGET_BOUNDS = ("exclusive", "inclusive")
+CODES = ("integer", "one_hot")
 
 
 def sizes(name: str) -> tuple[int, int, int]:
@@ -48,20 +49,24 @@ def make(
     num_envs: int,
     seeds: tuple[int, ...],
     device: torch.device,
-    guess: Literal["per_target", "clamped"] = "per_target",
+    guess: Literal["per_target", "clamped", "never"] = "per_target",
     target_bound: Literal["exclusive", "inclusive"] = "exclusive",
     observe_step: bool = True,
+    code: Literal["integer", "one_hot"] = "integer",
     debug: bool = False,
 ) -> CoordSum:
     """A batch of `len(seeds) * num_envs` copies of the task `name`, for instance "3x10-30".
 
     Args:
         guess: "per_target" gives the opponent a record for each target, as the paper says; "clamped" gives it A
-            records, the last of which serves all targets >= A-1, as the authors' code does.
+            records, the last of which serves all targets >= A-1, as the authors' code does; "never" takes the opponent
+            out, so that every hit earns 2 and one fixed answer per target is the best there is.
         target_bound: "exclusive" draws targets from 0..M-1, as the authors' code does; "inclusive" from 0..M, the
             paper's "maximum possible target".
         observe_step: the observation is [target, steps played], as the paper says; False leaves the step out, as the
             authors' feed-forward and recurrent networks do.
+        code: "integer" shows the target as a number, as the paper says; "one_hot" as one feature for each target
+            and the step count as a fraction of the episode, which spares a network from taking the number apart.
         debug: check every action (this reads the device back at each step).
 
     Raises:
@@ -72,11 +77,13 @@ def make(
         raise unknown("guess", guess, GUESSES)
     if target_bound not in TARGET_BOUNDS:
         raise unknown("target_bound", target_bound, TARGET_BOUNDS)
+    if code not in CODES:
+        raise unknown("code", code, CODES)
     for option, value in (("observe_step", observe_step), ("debug", debug)):
         if not isinstance(value, bool):
             raise InputError(f"option {option!r} must be True or False, not {value!r}")
     num_targets = max_target + (target_bound == "inclusive")
-    num_records = num_targets if guess == "per_target" else num_actions
+    num_records = {"per_target": num_targets, "clamped": num_actions, "never": 1}[guess]
     return CoordSum(
         num_agents,
         num_actions,
@@ -85,7 +92,9 @@ def make(
         num_envs=num_envs,
         seeds=seeds,
         device=device,
+        guessing=guess != "never",
         observe_step=observe_step,
+        one_hot=code == "one_hot",
         debug=debug,
     )
 
@@ -94,7 +103,8 @@ class CoordSum:
     """See `make` and the contract `inconcert.envs.VectorEnv`.
 
     Observation [E, N, 2]: the current target and the number of steps played (0..99; 100 in a final observation), raw
-    numbers as float32, the same for all agents. State [E, 2]: the same two numbers once. All actions are always legal.
+    numbers as float32, the same for all agents. State [E, 2]: the same two numbers once. With `code="one_hot"` the target
+    takes M features and the step count is a fraction. All actions are always legal.
     `info` also has `hit` [E] bool, whether the sum met the target, and `guessed` [E] bool, whether agent 0's action was
     the opponent's guess, hit or not.
 
@@ -121,10 +131,12 @@ class CoordSum:
         num_envs: int,
         seeds: tuple[int, ...],
         device: torch.device,
+        guessing: bool,
         observe_step: bool,
+        one_hot: bool,
         debug: bool,
     ) -> None:
-        features = 2 if observe_step else 1
+        features = (num_targets if one_hot else 1) + observe_step
         self.spec = Spec(num_agents, num_actions, features, features, EPISODE_LENGTH, "episode_return")
         self.seeds = seeds
         self.device = device
@@ -132,7 +144,7 @@ class CoordSum:
         self.num_targets = num_targets
         """Targets are 0..num_targets-1."""
         self._num_records = num_records
-        self._observe_step = observe_step
+        self._guessing, self._observe_step, self._one_hot = guessing, observe_step, one_hot
         self._debug = debug
         self._generators = [torch.Generator().manual_seed(stream_seed("coordsum", seed)) for seed in seeds]
 
@@ -196,7 +208,8 @@ class CoordSum:
         cell = self._cells[time] + actions[:, 0]
         largest = self._largest.view(-1).take(record)
         key = self._keys.view(-1).take(cell) + self._one_more
-        guessed = ((largest ^ key) & self._low) == 0  # the low bits name the guess and the action just played
+        # the low bits name the guess and the action just played
+        guessed = ((largest ^ key) & self._low) == 0 if self._guessing else self._no
         self._keys.view(-1).put_(cell, key)
         self._largest.view(-1).put_(record, torch.maximum(largest, key))
 
@@ -265,9 +278,12 @@ class CoordSum:
 
         rows, agents = self.num_envs, self.spec.num_agents
         states = torch.empty(EPISODE_LENGTH + 1, rows, self.spec.state_size, device=self.device)
-        states[..., 0] = targets
+        if self._one_hot:
+            states.zero_().scatter_(-1, targets.unsqueeze(-1), 1.0)
+        else:
+            states[..., 0] = targets
         if self._observe_step:
-            states[..., 1] = self._clock
+            states[..., -1] = self._clock / EPISODE_LENGTH if self._one_hot else self._clock
         records = targets.clamp(max=self._num_records - 1) + self._first_record  # flat index of the record in use
         self._targets = targets.unbind(0)
         self._records = records.unbind(0)

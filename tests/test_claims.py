@@ -66,6 +66,7 @@ def put(monkeypatch: pytest.MonkeyPatch) -> Put:
         return found
 
     monkeypatch.setattr(records, "load", load)
+    monkeypatch.setattr(records, "same_setting", lambda task, algorithm, tier, variant: variant)
     return add
 
 
@@ -249,6 +250,153 @@ def test_exact_value(judge) -> None:
         judge({**criterion, "function": "no_such_module:f"}, threshold=0.5)
 
 
+def test_probability_of_improvement(put: Put, judge) -> None:
+    criterion = {"type": "probability_of_improvement", "algorithm": "magpo", "over": ["ctds", "mat"]}
+    for task in (A, B):
+        put(task, "magpo", around(150.0))
+        put(task, "ctds", around(140.0))
+        put(task, "mat", around(150.0))
+    verdict = judge(criterion, tasks=[A, B])
+    assert verdict.status == "partly replicated"
+    assert {rival: numbers["probability"] for rival, numbers in verdict.numbers.items()} == {"ctds": 1.0, "mat": 0.5}
+    assert "MAGPO over MAT on 2 task(s): probability of improvement 0.50" in verdict.evidence
+    assert judge({**criterion, "over": ["ctds"]}, tasks=[A, B]).status == "replicated"
+    assert judge({**criterion, "over": ["ctds"]}, tasks=[A, B], threshold=1.0).status == "not replicated"
+    put(B, "ctds", around(160.0))  # always better on one task, always worse on the other
+    assert judge({**criterion, "over": ["ctds"]}, tasks=[A, B]).numbers["ctds"]["probability"] == 0.5
+    put(B, "ctds", around(150.2))  # 10 of 25 pairs are won on B: (1 + 0.4) / 2
+    assert judge({**criterion, "over": ["ctds"]}, tasks=[A, B]).numbers["ctds"]["probability"] == pytest.approx(0.7)
+
+
+def test_follows_guider(put: Put, judge) -> None:
+    criterion = {"type": "follows_guider", "algorithm": "magpo", "guiders": ["sable", "mat"], "variant": "clamped"}
+    for name, variant, centre in [
+        ("sable", "clamped", 100.0), ("mat", "clamped", 80.0),
+        ("magpo", "clamped-guider-sable", 150.0), ("magpo", "clamped-guider-mat", 140.0),
+    ]:  # fmt: skip
+        put(A, name, around(centre), variant=variant)
+    verdict = judge(criterion)
+    assert verdict.status == "replicated"
+    assert verdict.numbers[A] == {"alone": 20.0, "guided": 10.0}
+    put(A, "magpo", around(149.0), variant="clamped-guider-mat")  # a difference of 1 is within noise
+    assert judge(criterion).status == "partly replicated"
+    put(A, "magpo", around(160.0), variant="clamped-guider-mat")
+    assert judge(criterion).status == "not replicated"
+    put(A, "sable", around(60.0), variant="clamped")  # MAT is now the better one, alone and as a guider
+    assert judge(criterion).status == "replicated"
+
+
+DELTAS = [1.1, 1.5, 3.0]
+
+
+def put_sweep(put: Put, algorithm: str, parameter: str, centres: dict[float, float]) -> None:
+    for value, centre in centres.items():
+        put(A, algorithm, around(centre), variant=f"clamped-{parameter}-{value:g}")
+
+
+def test_monotone_trend(put: Put, judge) -> None:
+    criterion = {
+        "type": "monotone_trend", "algorithm": "magpo", "variant": "clamped", "parameter": "delta", "values": DELTAS,
+        "direction": "falling",
+    }  # fmt: skip
+    put_sweep(put, "magpo", "delta", {1.1: 150.0, 1.5: 140.0, 3.0: 130.0})
+    verdict = judge(criterion)
+    assert verdict.status == "replicated"
+    assert verdict.numbers[A]["trend"] == -1.0
+    assert (
+        "MAGPO@clamped on coordsum/3x10-30 by delta: 1.1: 150.00, 1.5: 140.00, 3: 130.00 (5 seeds" in verdict.evidence
+    )
+    assert judge({**criterion, "direction": "rising"}).status == "not replicated"
+    put_sweep(put, "magpo", "delta", {1.5: 150.0, 3.0: 149.8})  # two ties, and 15 of 25 pairs fall
+    assert judge(criterion).status == "partly replicated"
+    put_sweep(put, "magpo", "delta", {3.0: 160.0})
+    assert judge(criterion).status == "not replicated"
+    missing = judge({**criterion, "values": [1.1, 2.0]})
+    assert missing.commands == (f"python -m inconcert train magpo {A} --tier laptop --variant clamped-delta-2",)
+
+
+def test_greater_in_sweep(put: Put, judge) -> None:
+    criterion = {
+        "type": "greater_in_sweep", "algorithm": "magpo", "than": ["ctds"], "variant": "clamped",
+        "parameter": "hidden", "values": [8, 16],
+    }  # fmt: skip
+    put_sweep(put, "magpo", "hidden", {8: 150.0, 16: 150.0})
+    put_sweep(put, "ctds", "hidden", {8: 100.0, 16: 140.0})
+    verdict = judge(criterion)
+    assert verdict.status == "replicated"
+    assert list(verdict.numbers) == [f"{A}: ctds at 8", f"{A}: ctds at 16"]
+    put_sweep(put, "ctds", "hidden", {16: 160.0})
+    assert judge(criterion).status == "partly replicated"
+    assert judge(criterion, threshold=60.0).status == "not replicated"
+
+
+def test_gap_grows(put: Put, judge) -> None:
+    criterion = {
+        "type": "gap_grows", "algorithm": "magpo", "than": "ctds", "variant": "clamped", "parameter": "hidden",
+        "values": [8, 16, 32], "towards": "small",
+    }  # fmt: skip
+    put_sweep(put, "magpo", "hidden", {8: 150.0, 16: 150.0, 32: 150.0})
+    put_sweep(put, "ctds", "hidden", {8: 110.0, 16: 120.0, 32: 130.0})
+    verdict = judge(criterion)
+    assert verdict.status == "replicated"
+    assert verdict.numbers[A]["slope"] == pytest.approx(-10.0)  # ten points less with each doubling
+    assert "8: +40.00, 16: +30.00, 32: +20.00" in verdict.evidence
+    assert judge({**criterion, "towards": "large"}).status == "not replicated"
+    put_sweep(put, "ctds", "hidden", {8: 110.0, 16: 110.0, 32: 110.5})
+    assert judge(criterion).status == "partly replicated"
+
+
+def test_best_of_sweep_beats_reference(put: Put, judge) -> None:
+    criterion = {
+        "type": "best_of_sweep_beats_reference", "algorithm": "magpo", "variant": "clamped", "parameter": "lambda",
+        "values": [1, 4], "reference": 0,
+    }  # fmt: skip
+    put_sweep(put, "magpo", "lambda", {0: 140.0, 1: 100.0, 4: 150.0})
+    verdict = judge(criterion)
+    assert verdict.status == "replicated"
+    assert verdict.numbers[A]["gain"] == pytest.approx(10.0)
+    assert "by lambda: 0: 140.00, 1: 100.00, 4: 150.00" in verdict.evidence
+    assert judge(criterion, threshold=20.0).status == "not replicated"
+    put_sweep(put, "magpo", "lambda", {4: 141.0})
+    assert judge(criterion).status == "partly replicated"
+    put_sweep(put, "magpo", "lambda", {4: 139.0})
+    assert judge(criterion).status == "not replicated"
+
+
+def test_gains_less(put: Put, judge) -> None:
+    criterion = {
+        "type": "gains_less", "algorithm": "ctds", "than": "magpo", "variant": "clamped", "parameter": "lambda",
+        "values": [1, 4], "reference": 0,
+    }  # fmt: skip
+    put_sweep(put, "magpo", "lambda", {0: 140.0, 1: 145.0, 4: 150.0})
+    put_sweep(put, "ctds", "lambda", {0: 40.0, 1: 41.0, 4: 30.0})
+    verdict = judge(criterion)
+    assert verdict.status == "replicated"
+    assert verdict.numbers[A]["gain"] == pytest.approx(1.0)
+    assert verdict.numbers[A]["other_gain"] == pytest.approx(10.0)
+    put_sweep(put, "ctds", "lambda", {1: 49.0})
+    assert judge(criterion).status == "partly replicated"
+    put_sweep(put, "ctds", "lambda", {1: 60.0})
+    assert judge(criterion).status == "not replicated"
+
+
+def test_a_sweep_takes_the_main_record_where_it_passes_through_it(put: Put, judge, monkeypatch) -> None:
+    criterion = {
+        "type": "monotone_trend", "algorithm": "magpo", "variant": "clamped", "parameter": "delta",
+        "values": [1.2, 3.0], "direction": "falling",
+    }  # fmt: skip
+    own = {"clamped-delta-1.2": "clamped"}
+    monkeypatch.setattr(records, "same_setting", lambda task, algorithm, tier, variant: own.get(variant, variant))
+    assert judge(criterion).commands == tuple(
+        f"python -m inconcert train magpo {A} --tier laptop --variant {name}" for name in ("clamped", "clamped-delta-3")
+    )
+    put(A, "magpo", around(150.0), variant="clamped")
+    put(A, "magpo", around(100.0), variant="clamped-delta-3")
+    verdict = judge(criterion)
+    assert verdict.status == "replicated"
+    assert [source.path.split("/")[-2] for source in verdict.records] == ["magpo@clamped", "magpo@clamped-delta-3"]
+
+
 def printed(monkeypatch: pytest.MonkeyPatch) -> None:
     # x beats y in row a, ties in b (bold) and c (not bold), loses in d; z is never in the way
     cells = {"a": (2, 1, 0), "b": (1, 1, 0), "c": (1, 1, 0), "d": (0, 1, 0)}
@@ -349,20 +497,13 @@ def test_too_few_seeds_and_stale_records_are_said(put: Put, judge) -> None:
     assert "Caution: MAPPO on coordsum/3x10-30 has 3 of the 5 seeds asked for" in verdict.evidence
     assert "is STALE(code)" in verdict.evidence
     assert verdict.records[0].freshness == "STALE(code)"
+    for name in ("mappo", "happo", "mat"):
+        put(A, name, around(156.37), freshness="STALE(code)")
+    several = judge({"type": "best_of", "algorithm": "mappo", "among": ["happo", "mat"]})
+    assert several.evidence.endswith("Caution: 3 of the 3 records are STALE(code).")
     put(A, "mappo", [156.37])
     assert judge(PREDICTION).status == "not testable here"
     assert "A single seed has no spread: MAPPO on coordsum/3x10-30" in judge(PREDICTION).evidence
-
-
-def test_a_record_that_today_s_sources_cannot_explain_is_stale(
-    put: Put, judge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def freshness(self: object) -> str:
-        raise InputError("unknown algorithm 'mappo'")
-
-    put(A, "mappo", around(156.37))
-    monkeypatch.setattr(FakeRecord, "freshness", freshness)
-    assert judge(PREDICTION).records[0].freshness == "STALE(code)"
 
 
 def test_a_damaged_record_is_named_and_not_used(put: Put, judge) -> None:
@@ -444,6 +585,53 @@ def test_verdicts_are_deterministic_and_read_each_record_once(
         ([entry({"type": "exact_value", "function": "a:b"})], "needs the field 'threshold'"),
         ([entry({"type": "greater", "algorithm": "magpo", "than": []})], "compares at least 2 algorithms"),
         ([entry({"type": "greater", "algorithm": "magpo", "than": ["magpo"]})], "named twice: magpo, magpo"),
+        (
+            [entry({"type": "follows_guider", "algorithm": "magpo", "guiders": ["sable"]})],
+            "'guiders' names two algorithms, not 1",
+        ),
+        (
+            [
+                entry(
+                    {
+                        "type": "monotone_trend",
+                        "algorithm": "magpo",
+                        "parameter": "delta",
+                        "values": [2.0],
+                        "direction": "falling",
+                    }
+                )
+            ],
+            "compares at least 2 algorithms",
+        ),
+        (
+            [
+                entry(
+                    {
+                        "type": "gap_grows",
+                        "algorithm": "magpo",
+                        "than": "ctds",
+                        "parameter": "hidden",
+                        "values": [8],
+                        "towards": "small",
+                    }
+                )
+            ],
+            "needs at least 2 values",
+        ),
+        (
+            [
+                entry(
+                    {
+                        "type": "monotone_trend",
+                        "algorithm": "magpo",
+                        "parameter": "delta",
+                        "values": [2.0, 2.0],
+                        "direction": "falling",
+                    }
+                )
+            ],
+            "an algorithm or a value is named twice: magpo@delta-2, magpo@delta-2",
+        ),
         (
             [entry({"type": "published_count", "table": "1", "column": "MAGPO", "rivals": []}, threshold=1)],
             "'rivals' must name at least one column",
@@ -599,6 +787,14 @@ def test_a_badge_is_safe_html_and_labels_a_recount(judge, monkeypatch: pytest.Mo
     attribute = re.search(r'title="([^"]*)"', badge)
     assert attribute is not None
     assert not set(attribute[1]) & set("<>")
+
+
+def test_a_stand_in_says_what_it_stands_for(put: Put, judge) -> None:
+    put(A, "mappo", around(156.37))
+    verdict = judge(PREDICTION, stand_in="smacv2_5_units")
+    assert verdict.claim.label == "stand-in for smacv2_5_units"
+    assert '<span class="label standin">stand-in for smacv2_5_units</span>' in claims.badge(verdict)
+    assert judge(PREDICTION).claim.label == ""
 
 
 def test_the_pages_in_the_repository_tell_the_truth() -> None:

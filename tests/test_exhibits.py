@@ -75,12 +75,7 @@ def test_parameters_default_to_the_best_recorded_tier(tmp_path: Path) -> None:
     assert second.parameters == {"tier": "smoke"}
 
 
-def test_records_of_a_run_and_of_an_exhibit(tmp_path: Path) -> None:
-    run = exhibits.Run("mappo", ("coordsum/a", "coordsum/b"), "clamped")
-    assert run.records("smoke") == [
-        "coordsum/a/mappo@clamped/smoke.parquet",
-        "coordsum/b/mappo@clamped/smoke.parquet",
-    ]
+def test_records_of_an_exhibit(tmp_path: Path) -> None:
     row = exhibits.Exhibit("x", "magpo", "Table 1", "T", records=("coordsum/*/mappo/*",))
     wanted = ["runs/coordsum/a/mappo/smoke.parquet", "data/runs/coordsum/b/mappo/laptop.parquet"]
     others = ["runs/coordsum/a/mappo/smoke.ckpt/part.safetensors", "runs/coordsum/a/mappo@clamped/smoke.parquet"]

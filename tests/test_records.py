@@ -221,3 +221,31 @@ def test_archived_records_are_whole_small_and_documented():
         if key.tier != "smoke":
             assert len(record.seeds) >= 5
         json.dumps(record.meta)
+
+
+def test_a_record_that_today_s_sources_cannot_explain_is_stale(own):
+    assert records.read(put(own, algorithm="mapo")).freshness() == "STALE(code)"
+    assert records.read(put(own, changes={"no_such_setting": 1})).freshness() == "STALE(code)"
+
+
+def test_names_of_a_sweep():
+    assert records.swept("clamped", "delta", 1.2) == "clamped-delta-1.2"
+    assert records.swept("clamped", "delta", 2.0) == "clamped-delta-2"
+    assert records.swept("", "guider", "mat") == "guider-mat"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "variant", "expected"),
+    [
+        ("mappo", "clamped-hidden-128", "clamped"),
+        ("mappo", "clamped-hidden-16", "clamped-hidden-16"),
+        ("mappo", "hidden-128", ""),
+        ("mappo", "no-such-reading-hidden-128", "no-such-reading-hidden-128"),
+        ("mappo", "clamped-nothing-128", "clamped-nothing-128"),
+        ("mappo", "clamped", "clamped"),
+        ("mappo", "", ""),
+        ("nobody", "clamped-hidden-128", "clamped-hidden-128"),
+    ],
+)
+def test_a_sweep_s_own_value_is_recorded_under_the_reading(algorithm, variant, expected):
+    assert records.same_setting(TASK, algorithm, "laptop", variant) == expected

@@ -341,3 +341,73 @@ def test_against_rliable() -> None:
     taus = np.linspace(-2, 2, 9)
     profile = [library.run_score_deviation(x, tau) for tau in taus]
     np.testing.assert_allclose(stats.performance_profile(scores, taus).estimate, profile)
+
+
+# -------------------------------------------------------------------------------------------------- one varied setting
+
+
+def test_monotone_trend_by_hand() -> None:
+    rising = stats.monotone_trend({1.0: [1, 2], 10.0: [3, 4], 100.0: [5, 6]})
+    assert (rising.estimate, rising.low, rising.high) == (1.0, 1.0, 1.0)
+    assert stats.monotone_trend({3.0: [1, 2], 1.0: [5, 6]}).estimate == -1.0  # in the order of the values
+    # 1 < 2: pairs (1, 0) -1, (1, 2) +1, (1, 2) +1: mean 1/3
+    assert stats.monotone_trend({1.0: [1], 2.0: [0, 2, 2]}).estimate == pytest.approx(1 / 3)
+    assert stats.monotone_trend({1.0: [1, 1], 2.0: [1, 1]}).estimate == 0.0
+    with pytest.raises(InputError, match="needs at least two values, not 1"):
+        stats.monotone_trend({1.0: [1, 2]})
+
+
+def test_monotone_trend_is_jonckheere_s_statistic() -> None:
+    groups = {float(value): normal(value, 6) for value in range(4)}
+    pairs = [(groups[u], groups[v]) for u in groups for v in groups if u < v]
+    counts = [scipy_stats.mannwhitneyu(high, low).statistic for low, high in pairs]  # wins of the higher value
+    assert stats.monotone_trend(groups).estimate == pytest.approx(np.mean([2 * count / 36 - 1 for count in counts]))
+
+
+def test_monotone_trend_covers_no_trend() -> None:
+    missed = 0
+    for seed in range(200):
+        drawn = normal(seed, 5, 6)
+        missed += stats.monotone_trend(dict(enumerate(drawn)), reps=400).excludes_zero()
+    assert missed <= 26  # 5 % of 200 is 10; a percentile bootstrap of five values with six runs misses a little more
+
+
+def test_gap_slope_is_the_least_squares_slope_for_each_doubling() -> None:
+    x = {value: normal(value, 5) + 3 * value for value in (8, 16, 32, 128)}
+    y = {value: normal(value + 1, 4) for value in (8, 16, 32, 128)}
+    gaps = [x[value].mean() - y[value].mean() for value in x]
+    found = stats.gap_slope(x, y)
+    assert found.estimate == pytest.approx(np.polyfit(np.log2(list(x)), gaps, 1)[0])
+    assert found.low < found.estimate < found.high
+    with pytest.raises(InputError, match="the same positive values"):
+        stats.gap_slope(x, {8: [1, 2], 16: [1, 2]})
+    with pytest.raises(InputError, match="the same positive values"):
+        stats.gap_slope({0: [1, 2], 16: [1, 2]}, {0: [1, 2], 16: [1, 2]})
+
+
+def test_choosing_by_the_others_is_no_gift() -> None:
+    # runs 1 and 2 say value 2, and run 0 is scored there; without run 1 or 2 the other value has the better mean
+    assert stats.chosen_by_the_others({1.0: [9.0, 0.0, 0.0], 2.0: [0.0, 4.0, 4.0]}).tolist() == [0.0, 0.0, 0.0]
+    assert stats.chosen_by_the_others({1.0: [1.0, 2.0], 2.0: [3.0, 4.0]}).tolist() == [3.0, 4.0]
+    with pytest.raises(InputError, match=r"equally many runs, two at least, not \[2, 3\]"):
+        stats.chosen_by_the_others({1.0: [1, 2], 2.0: [1, 2, 3]})
+    # with nothing to choose between, the best mean looks better than it is; what the others choose does not
+    tables = normal(0, 3000, 5, 4)
+    assert np.mean([table.mean(1).max() for table in tables]) > 0.5
+    honest = np.mean([stats.chosen_by_the_others(dict(enumerate(table))).mean() for table in tables])
+    assert abs(honest) < 0.03
+
+
+def test_a_contrast_of_two_is_the_welch_difference_and_of_four_the_difference_of_differences() -> None:
+    a, b, c, d = (normal(seed, size) for seed, size in ((0, 5), (1, 6), (2, 4), (3, 5)))
+    assert stats.contrast([(1, a), (-1, b)]) == stats.difference(a, b)
+    found = stats.contrast([(1, a), (-1, b), (-1, c), (1, d)])
+    assert found.estimate == pytest.approx(a.mean() - b.mean() - c.mean() + d.mean())
+    variance = sum(x.var(ddof=1) / len(x) for x in (a, b, c, d))
+    freedom = variance**2 / sum((x.var(ddof=1) / len(x)) ** 2 / (len(x) - 1) for x in (a, b, c, d))
+    half = scipy_stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+    assert found.high - found.estimate == pytest.approx(half)
+    doubled = stats.contrast([(2, a)])
+    assert doubled.high - doubled.low == pytest.approx(
+        2 * np.ptp([stats.mean_ci(a, method="t").low, stats.mean_ci(a, method="t").high])
+    )

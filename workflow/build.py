@@ -52,7 +52,14 @@ def record_targets(exhibit: str, tier: str) -> list[str]:
         reason = "its notebook computes everything live" if row.notebook else "it is not run here yet"
         able = [other.id for other in exhibits.load() if other.runs]
         raise InputError(f"exhibit {exhibit!r} needs no runs: {reason}; with runs: {', '.join(able)}")
-    return [f"runs/{record}" for run in row.runs for record in run.records(tier)]
+    from inconcert import records  # loads torch, which the book's targets do not need
+
+    paths = [
+        records.relative_path(task, run.algorithm, tier, records.same_setting(task, run.algorithm, tier, run.variant))
+        for run in row.runs
+        for task in run.tasks
+    ]
+    return [f"runs/{path.as_posix()}" for path in dict.fromkeys(paths)]
 
 
 def profile_arguments(profile: str) -> list[str]:

@@ -132,14 +132,10 @@ def survey(keys: Iterable[records.RecordKey], archive: Path) -> list[Found]:
         except InputError as error:
             found.append(replace(item, damage=str(error)))
             continue
-        try:
-            freshness = record.freshness()
-        except InputError:  # today's sources no longer know the algorithm or a setting
-            freshness = "STALE(code)"
         found.append(
             replace(
                 item,
-                freshness=freshness,
+                freshness=record.freshness(),
                 seeds=len(record.seeds),
                 env_steps=int(record.frame["env_steps"].max()),
                 wall_s=float(record.meta["wall_s"]),

@@ -60,7 +60,7 @@ class Actors:
         self, seeds: tuple[int, ...], spec: envs.Spec, hidden: int, core: Core, sharing: Sharing, device: str
     ) -> None:
         self.spec, self.seeds, self.shared = spec, len(seeds), sharing == "shared"
-        inputs = spec.obs_size + (spec.num_agents if self.shared else 0)
+        inputs = spec.num_agents + spec.obs_size
         streams = stacked.generators(
             (stacked.derive(seed, "actor") for seed in seeds), 1 if self.shared else spec.num_agents
         )
@@ -68,10 +68,9 @@ class Actors:
         self.ids = torch.eye(spec.num_agents, device=device)
 
     def observe(self, obs: Tensor) -> Tensor:
-        """`[S * E, N, O] -> [S, E, N, inputs]`: a shared actor is told whose observation it sees."""
+        """`[S * E, N, O] -> [S, E, N, inputs]`: in front, the agent's one-hot id tells a shared actor whose observation
+        it sees; a separate actor gets it too (authors' code), where it is a second bias."""
         obs = obs.unflatten(0, (self.seeds, -1))
-        if not self.shared:
-            return obs
         return torch.cat([self.ids.expand(*obs.shape[:2], -1, -1), obs], dim=-1)
 
     def stack(self, x: Tensor) -> Tensor:

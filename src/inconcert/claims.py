@@ -26,15 +26,13 @@ from inconcert import envs, exhibits, published, records
 from inconcert.config import TIERS, InputError, check_fields, unknown
 from inconcert.criteria import (
     CRITERIA,
-    BestOf,
     Claim,
     FromRecords,
-    Greater,
     PublishedCount,
-    RankOrder,
     Sample,
     Samples,
     Source,
+    title,
 )
 
 STATUSES: tuple[str, ...] = ("replicated", "partly replicated", "not replicated", "not testable here")
@@ -142,13 +140,16 @@ def _parse(row: Mapping[str, Any], papers: Mapping[str, str], tasks: Sequence[st
         if claim.seeds < 2:
             raise InputError(f"criterion type {kind} needs at least 2 seeds, not {claim.seeds}")
         known = [*ALGORITHMS, *(name for name in records.algorithms() if name not in ALGORITHMS)]
-        for algorithm in criterion.algorithms:
+        for player in criterion.players:
+            algorithm = player.partition("@")[0]
             if algorithm not in known:
                 raise unknown("algorithm", algorithm, known)
-        if len(criterion.algorithms) != len(set(criterion.algorithms)):
-            raise InputError(f"an algorithm is named twice: {', '.join(criterion.algorithms)}")
-        if isinstance(criterion, (Greater, BestOf, RankOrder)) and len(criterion.algorithms) < 2:
+        if len(criterion.players) != len(set(criterion.players)):
+            raise InputError(f"an algorithm or a value is named twice: {', '.join(criterion.players)}")
+        if CRITERIA[kind].compares and len(criterion.players) < 2:
             raise InputError(f"criterion type {kind} compares at least 2 algorithms")
+        if len(getattr(criterion, "values", (0, 1))) < 2:
+            raise InputError(f"criterion type {kind} needs at least 2 values")
     if isinstance(criterion, PublishedCount) and not criterion.rivals:
         raise InputError("criterion field 'rivals' must name at least one column")
     return claim
@@ -163,13 +164,14 @@ class Library:
     def __init__(self) -> None:
         self._samples: dict[tuple[str, ...], Sample | InputError] = {}
 
-    def sample(self, algorithm: str, task: str, tier: str, criterion: FromRecords) -> Sample:
-        """The scores of `algorithm` on `task` at exactly this tier.
+    def sample(self, player: str, task: str, tier: str, criterion: FromRecords) -> Sample:
+        """The scores of `player` (see `FromRecords.players`) on `task` at exactly this tier.
 
         Raises:
             InputError: as `records.load`, or the record lacks the criterion's phase or mode.
         """
-        key = (algorithm, task, tier, criterion.variant, criterion.phase, criterion.mode)
+        algorithm, variant = _setting(player, task, tier, criterion)
+        key = (algorithm, task, tier, variant, criterion.phase, criterion.mode)
         if key not in self._samples:
             try:
                 self._samples[key] = self._read(*key)
@@ -184,11 +186,7 @@ class Library:
     def _read(algorithm: str, task: str, tier: str, variant: str, phase: str, mode: str) -> Sample:
         record = records.load(task, algorithm, tier=tier, variant=variant)
         values = records.final(record, phase=phase, mode=mode).sort_index().to_numpy(dtype=np.float64)
-        try:
-            freshness = record.freshness()
-        except InputError:  # today's sources no longer know the algorithm or a setting that the record was made with
-            freshness = "STALE(code)"
-        source = Source(_relative_path(record.path), tier, len(values), freshness)
+        source = Source(_relative_path(record.path), tier, len(values), record.freshness())
         return Sample(values, int(record.frame["env_steps"].max()), source)
 
 
@@ -203,7 +201,7 @@ def judge(claim: Claim, library: Library | None = None) -> Verdict:
     damaged: list[str] = []
     if isinstance(claim.criterion, FromRecords):
         samples, missing, damaged = _collect(claim, library or Library())
-        lonely = [f"{name.upper()} on {task}" for (name, task), sample in samples.items() if len(sample.values) < 2]
+        lonely = [f"{title(name)} on {task}" for (name, task), sample in samples.items() if len(sample.values) < 2]
         if missing or lonely:
             return _untestable(claim, samples, missing, damaged, lonely)
     parts = kind.decide(claim, claim.criterion, samples)
@@ -226,12 +224,12 @@ def verdicts(claims: Iterable[Claim] | None = None) -> list[Verdict]:
 
 
 def _collect(claim: Claim, library: Library) -> tuple[dict[tuple[str, str], Sample], list[tuple[str, str]], list[str]]:
-    """Samples for each (algorithm, task), which of them are missing, and what is wrong with damaged records.
+    """Samples for each (player, task), which of them are missing, and what is wrong with damaged records.
 
-    All algorithms of a task are taken from the highest tier at which all of them have a record.
+    All players of a task are taken from the highest tier at which all of them have a record.
     """
     criterion: FromRecords = claim.criterion
-    names = criterion.algorithms
+    names = criterion.players
     tiers = TIERS[TIERS.index(criterion.minimum_tier) :]
     samples: dict[tuple[str, str], Sample] = {}
     missing: list[tuple[str, str]] = []
@@ -254,21 +252,27 @@ def _collect(claim: Claim, library: Library) -> tuple[dict[tuple[str, str], Samp
     return samples, missing, damaged
 
 
+def _setting(player: str, task: str, tier: str, criterion: FromRecords) -> tuple[str, str]:
+    """Algorithm and variant of the record that a player's scores are taken from."""
+    algorithm, _, own = player.partition("@")
+    return algorithm, records.same_setting(task, algorithm, tier, own or criterion.variant)
+
+
 def _untestable(
     claim: Claim, samples: Samples, missing: list[tuple[str, str]], damaged: list[str], lonely: list[str]
 ) -> Verdict:
     criterion = claim.criterion
-    commands = tuple(
-        records.command(task, name, criterion.minimum_tier, criterion.variant) for name, task in sorted(missing)
-    )
+    tier = criterion.minimum_tier
+    settings = {(task, *_setting(player, task, tier, criterion)) for player, task in missing}
+    commands = tuple(records.command(task, name, tier, variant) for task, name, variant in sorted(settings))
     notes = []
     if missing:
-        needed = len(claim.tasks) * len(criterion.algorithms)
+        needed = len(claim.tasks) * len(criterion.players)
         shown = "; ".join(f"`{command}`" for command in commands[:2])
         more = f"; and {len(commands) - 2} more" if len(commands) > 2 else ""
         of = f"{len(commands)} of {needed} records are" if needed > 1 else "The record is"
-        notes.append(f"{of} missing at tier {criterion.minimum_tier} or above; run {shown}{more}")
-        absent = sorted({name for name, _ in missing} - set(records.algorithms()))
+        notes.append(f"{of} missing at tier {tier} or above; run {shown}{more}")
+        absent = sorted({player.partition("@")[0] for player, _ in missing} - set(records.algorithms()))
         if absent:
             notes.append(f"Not implemented here yet: {', '.join(name.upper() for name in absent)}")
     if lonely:
@@ -280,11 +284,17 @@ def _untestable(
 
 def _caution(claim: Claim, samples: Samples, damaged: list[str]) -> str:
     notes = list(damaged)
+    stale: dict[str, list[str]] = {}
     for (name, task), sample in samples.items():
         if len(sample.values) < claim.seeds:
-            notes.append(f"{name.upper()} on {task} has {len(sample.values)} of the {claim.seeds} seeds asked for")
+            notes.append(f"{title(name)} on {task} has {len(sample.values)} of the {claim.seeds} seeds asked for")
         if sample.source.freshness != "FRESH":
-            notes.append(f"the record of {name.upper()} on {task} is {sample.source.freshness}")
+            stale.setdefault(sample.source.freshness, []).append(f"{title(name)} on {task}")
+    for freshness, names in stale.items():
+        if len(names) > 2:
+            notes.append(f"{len(names)} of the {len(samples)} records are {freshness}")
+        else:
+            notes += [f"the record of {name} is {freshness}" for name in names]
     return f" Caution: {'; '.join(notes)}." if notes else ""
 
 
@@ -334,7 +344,8 @@ def scoreboard(judged: Iterable[Verdict] | None = None) -> pd.DataFrame:
 
 def badge(verdict: Verdict) -> str:
     """The verdict as inline HTML (works in Markdown), with the comment that `check_page` holds against the truth."""
-    label = f' <span class="label published">{verdict.claim.label}</span>' if verdict.claim.label else ""
+    kind = "standin" if verdict.claim.stand_in else "published"
+    label = f' <span class="label {kind}">{html.escape(verdict.claim.label)}</span>' if verdict.claim.label else ""
     return (
         f'<span class="verdict {_CSS[verdict.status]}" title="{html.escape(verdict.evidence, quote=True)}">'
         f"{verdict.status}</span>{label}<!-- verdict:{verdict.claim.id}:{verdict.status} -->"
@@ -348,6 +359,20 @@ def to_markdown(judged: Iterable[Verdict]) -> str:
         cells = (verdict.claim.claim, badge(verdict), verdict.evidence, verdict.tier or "-")
         lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def to_html(judged: Iterable[Verdict]) -> str:
+    """Verdicts for a notebook's page: badge and claim, and below them the evidence; readable at any width."""
+    parts = [
+        f"<p>{badge(verdict)} {html.escape(verdict.claim.claim)}<br><small>{html.escape(verdict.evidence)}</small></p>"
+        for verdict in judged
+    ]
+    return "\n".join(parts) or "<p>No claim is entered yet.</p>"
+
+
+def of_exhibit(name: str) -> list[Verdict]:
+    """The verdicts on the claims of one exhibit, in the order of the file."""
+    return verdicts(claim for claim in load() if claim.exhibit == name)
 
 
 def check_page(text: str, judged: Iterable[Verdict] | None = None) -> list[str]:

@@ -11,14 +11,15 @@ import datetime
 import functools
 import importlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from inconcert import published, stats
 from inconcert.config import InputError, unknown
+from inconcert.records import swept
 
 RECOUNT = "recount of the printed table"
 """Label of a verdict that only does the paper's own arithmetic again: no run of ours stands behind it."""
@@ -40,8 +41,8 @@ class FromRecords(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def algorithms(self) -> tuple[str, ...]:
-        """The algorithms whose records are needed."""
+    def players(self) -> tuple[str, ...]:
+        """The records that are needed: an algorithm (in the criterion's variant) or `algorithm@variant`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class PublishedInPredictionInterval(FromRecords):
     published_seeds: int
 
     @property
-    def algorithms(self) -> tuple[str, ...]:
+    def players(self) -> tuple[str, ...]:
         return (self.algorithm,)
 
 
@@ -73,7 +74,7 @@ class WithinRelative(FromRecords):
     column: str
 
     @property
-    def algorithms(self) -> tuple[str, ...]:
+    def players(self) -> tuple[str, ...]:
         return (self.algorithm,)
 
 
@@ -88,7 +89,7 @@ class Greater(FromRecords):
     than: tuple[str, ...]
 
     @property
-    def algorithms(self) -> tuple[str, ...]:
+    def players(self) -> tuple[str, ...]:
         return (self.algorithm, *self.than)
 
 
@@ -103,7 +104,7 @@ class BestOf(FromRecords):
     among: tuple[str, ...]
 
     @property
-    def algorithms(self) -> tuple[str, ...]:
+    def players(self) -> tuple[str, ...]:
         return (self.algorithm, *(other for other in self.among if other != self.algorithm))
 
 
@@ -117,7 +118,7 @@ class RankOrder(FromRecords):
     order: tuple[str, ...]
 
     @property
-    def algorithms(self) -> tuple[str, ...]:
+    def players(self) -> tuple[str, ...]:
         return self.order
 
 
@@ -135,8 +136,136 @@ class AboveBaseline(FromRecords):
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def algorithms(self) -> tuple[str, ...]:
+    def players(self) -> tuple[str, ...]:
         return (self.algorithm,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbabilityOfImprovement(FromRecords):
+    """A run of `algorithm` beats a run of each rival in `over` with a probability above the threshold, 1/2 by default.
+
+    All tasks of the claim are taken together, by `stats.probability_of_improvement`; each rival is a part. An interval
+    that reaches below the threshold counts 1/2 where the estimate lies above it.
+    """
+
+    algorithm: str
+    over: tuple[str, ...]
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        return (self.algorithm, *self.over)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowsGuider(FromRecords):
+    """Of two guiders, the one that earns more on its own also makes the better learner.
+
+    Both differences have the same sign; where Welch's 95 % interval of either includes 0, that counts 1/2.
+    """
+
+    algorithm: str
+    guiders: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.guiders) != 2:
+            raise InputError(f"criterion field 'guiders' names two algorithms, not {len(self.guiders)}")
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        return (*self.guiders, *(self.guided(name) for name in self.guiders))
+
+    def guided(self, guider: str) -> str:
+        """The record of `algorithm` with this guider."""
+        return f"{self.algorithm}@{swept(self.variant, 'guider', guider)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonotoneTrend(FromRecords):
+    """Scores rise or fall with a setting: the 95 % interval of `stats.monotone_trend` lies on that side of 0.
+
+    An interval that includes 0 counts 1/2 where the estimate lies on that side.
+    """
+
+    algorithm: str
+    parameter: str
+    """The setting's name in the records' variants, such as "delta" in "clamped-delta-1.2"."""
+    values: tuple[float, ...]
+    direction: Literal["rising", "falling"]
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        return tuple(at(self, self.algorithm, value) for value in self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreaterInSweep(FromRecords):
+    """`algorithm` beats each of `than` at every value of a setting, by the rule of `Greater`."""
+
+    algorithm: str
+    than: tuple[str, ...]
+    parameter: str
+    values: tuple[float, ...]
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        return tuple(at(self, name, value) for name in (self.algorithm, *self.than) for value in self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapGrows(FromRecords):
+    """The lead of `algorithm` over `than` grows towards the small (large) values of a setting.
+
+    The 95 % interval of `stats.gap_slope`, in points of return for each doubling, lies on that side of 0; where it
+    includes 0, an estimate on that side counts 1/2.
+    """
+
+    algorithm: str
+    than: str
+    parameter: str
+    values: tuple[float, ...]
+    towards: Literal["small", "large"]
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        return tuple(at(self, name, value) for name in (self.algorithm, self.than) for value in self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfSweepBeatsReference(FromRecords):
+    """Tuned over `values`, a setting earns more than at `reference`: Welch's 95 % interval lies above the threshold.
+
+    The best value is chosen for each seed by the other seeds (`stats.chosen_by_the_others`). The threshold is 0 where
+    none is given; a difference above it whose interval reaches below it counts 1/2.
+    """
+
+    algorithm: str
+    parameter: str
+    values: tuple[float, ...]
+    reference: float
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        return tuple(at(self, self.algorithm, value) for value in (*self.values, self.reference))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainsLess(FromRecords):
+    """Tuning a setting gains `algorithm` less than it gains `than`; gains as in `BestOfSweepBeatsReference`.
+
+    The 95 % interval of the difference of the two gains (Welch, four samples) lies above 0; a difference above 0 whose
+    interval includes it counts 1/2.
+    """
+
+    algorithm: str
+    than: str
+    parameter: str
+    values: tuple[float, ...]
+    reference: float
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        settings = (*self.values, self.reference)
+        return tuple(at(self, name, value) for name in (self.algorithm, self.than) for value in settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,12 +313,16 @@ class Claim:
     """When the criterion was written down."""
     tasks: tuple[str, ...] = ()
     threshold: float | None = None
+    stand_in: str = ""
+    """The paper's own task, where ours stands in for it."""
     note: str = ""
 
     @property
     def label(self) -> str:
-        """`RECOUNT`, or nothing for a claim that is put to a test of ours."""
-        return RECOUNT if self.type == "published_count" else ""
+        """`RECOUNT`, "stand-in for ...", or nothing for a claim that is put to the paper's own test."""
+        if self.type == "published_count":
+            return RECOUNT
+        return f"stand-in for {self.stand_in}" if self.stand_in else ""
 
 
 class Source(NamedTuple):
@@ -223,7 +356,12 @@ class Part:
 
 
 Samples = Mapping[tuple[str, str], Sample]
-"""(algorithm, task) -> sample"""
+"""(player, task) -> sample; a player is named as in `FromRecords.players`."""
+
+
+def at(criterion: Any, algorithm: str, value: float) -> str:
+    """The player that is `algorithm` with the criterion's parameter at `value`."""
+    return f"{algorithm}@{swept(criterion.variant, criterion.parameter, value)}"
 
 
 # --------------------------------------------------------------------------------------------------------------- rules
@@ -273,8 +411,7 @@ def decide_greater(claim: Claim, criterion: Greater, samples: Samples) -> list[P
     for task, other in itertools.product(claim.tasks, criterion.than):
         ours, theirs = samples[criterion.algorithm, task], samples[other, task]
         gap = stats.difference(ours.values, theirs.values)
-        score = 1.0 if gap.low > limit else 0.5 if gap.estimate > limit else 0.0
-        verdict = {1.0: "above", 0.5: "not clearly above", 0.0: "not above"}[score]
+        score, verdict = _side(gap, limit)
         text = (
             f"{_describe(criterion.algorithm, criterion, task, ours)} against {_describe(other, criterion, '', theirs)}"
             f": difference {gap.estimate:+.2f} (95 % CI {gap.low:+.2f} to {gap.high:+.2f}), {verdict} {limit:g}"
@@ -289,7 +426,7 @@ def decide_best_of(claim: Claim, criterion: BestOf, samples: Samples) -> list[Pa
     parts = []
     for task in claim.tasks:
         ours = samples[criterion.algorithm, task]
-        rivals = [name for name in criterion.algorithms if name != criterion.algorithm]
+        rivals = [name for name in criterion.players if name != criterion.algorithm]
         rival = max(rivals, key=lambda name: samples[name, task].values.mean())
         gap = stats.difference(ours.values, samples[rival, task].values)
         score = 1.0 if gap.estimate > 0 else 0.5 if gap.contains(0.0) else 0.0
@@ -341,6 +478,145 @@ def decide_above_baseline(claim: Claim, criterion: AboveBaseline, samples: Sampl
     return parts
 
 
+def decide_probability_of_improvement(
+    claim: Claim, criterion: ProbabilityOfImprovement, samples: Samples
+) -> list[Part]:
+    """See `ProbabilityOfImprovement`."""
+    limit = 0.5 if claim.threshold is None else claim.threshold
+    ours = {task: samples[criterion.algorithm, task] for task in claim.tasks}
+    parts = []
+    for rival in criterion.over:
+        theirs = {task: samples[rival, task] for task in claim.tasks}
+        chance = stats.probability_of_improvement(_values(ours), _values(theirs))
+        text = (
+            f"{_name(criterion.algorithm, criterion)} over {_name(rival, criterion)} on {len(ours)} task(s): "
+            f"probability of improvement {chance.estimate:.2f} (95 % CI {chance.low:.2f} to {chance.high:.2f}, "
+            f"{min(chance.runs.values())} seeds, {_tiers(ours.values())} tier)"
+        )
+        score, verdict = _side(chance, limit)
+        numbers = {"probability": chance.estimate, "low": chance.low, "high": chance.high}
+        parts.append(Part(rival, score, f"{text}, {verdict} {limit:g}", numbers))
+    return parts
+
+
+def decide_follows_guider(claim: Claim, criterion: FollowsGuider, samples: Samples) -> list[Part]:
+    """See `FollowsGuider`."""
+    parts = []
+    first, second = criterion.guiders
+    for task in claim.tasks:
+        alone = stats.difference(samples[first, task].values, samples[second, task].values)
+        guided = stats.difference(
+            samples[criterion.guided(first), task].values, samples[criterion.guided(second), task].values
+        )
+        same = alone.estimate * guided.estimate > 0
+        clear = alone.excludes_zero() and guided.excludes_zero()
+        text = (
+            f"on {task} {first.upper()} minus {second.upper()} is {_interval(alone)} on their own and "
+            f"{_interval(guided)} as guiders of {criterion.algorithm.upper()}: "
+            f"{'the same order' if same else 'not the same order'}{'' if clear or not same else ', within noise'}"
+        )
+        numbers = {"alone": alone.estimate, "guided": guided.estimate}
+        parts.append(Part(task, (1.0 if clear else 0.5) if same else 0.0, text, numbers))
+    return parts
+
+
+def decide_monotone_trend(claim: Claim, criterion: MonotoneTrend, samples: Samples) -> list[Part]:
+    """See `MonotoneTrend`."""
+    parts = []
+    for task in claim.tasks:
+        runs = _sweep(criterion, criterion.algorithm, criterion.values, task, samples)
+        trend = stats.monotone_trend(_values(runs))
+        score, _ = _side(trend, 0.0, criterion.direction == "falling")
+        verdict = {
+            1.0: criterion.direction,
+            0.5: f"not clearly {criterion.direction}",
+            0.0: f"not {criterion.direction}",
+        }
+        text = (
+            f"{_name(criterion.algorithm, criterion)} on {task} by {criterion.parameter}: {_listing(runs)}; trend "
+            f"{_interval(trend)} on the scale from -1 to 1: {verdict[score]}"
+        )
+        numbers = {"trend": trend.estimate, "low": trend.low, "high": trend.high}
+        parts.append(Part(task, score, text, numbers))
+    return parts
+
+
+def decide_greater_in_sweep(claim: Claim, criterion: GreaterInSweep, samples: Samples) -> list[Part]:
+    """See `GreaterInSweep`."""
+    parts = []
+    limit = 0.0 if claim.threshold is None else claim.threshold
+    for task, other, value in itertools.product(claim.tasks, criterion.than, criterion.values):
+        ours, theirs = (samples[at(criterion, name, value), task] for name in (criterion.algorithm, other))
+        gap = stats.difference(ours.values, theirs.values)
+        score, verdict = _side(gap, limit)
+        text = (
+            f"{criterion.parameter} {value:g} on {task}: {criterion.algorithm.upper()} {ours.values.mean():.2f}, "
+            f"{other.upper()} {theirs.values.mean():.2f}, difference {_interval(gap)}, {verdict} {limit:g}"
+        )
+        numbers = {"difference": gap.estimate, "difference_low": gap.low, "difference_high": gap.high}
+        parts.append(Part(f"{task}: {other} at {value:g}", score, text, _numbers(ours) | numbers))
+    return parts
+
+
+def decide_gap_grows(claim: Claim, criterion: GapGrows, samples: Samples) -> list[Part]:
+    """See `GapGrows`."""
+    parts = []
+    for task in claim.tasks:
+        ours, theirs = (
+            _sweep(criterion, name, criterion.values, task, samples) for name in (criterion.algorithm, criterion.than)
+        )
+        slope = stats.gap_slope(_values(ours), _values(theirs))
+        score, _ = _side(slope, 0.0, criterion.towards == "small")
+        verdict = {1.0: "it grows", 0.5: "it does not clearly grow", 0.0: "it does not grow"}[score]
+        gaps = ", ".join(f"{value:g}: {ours[value].values.mean() - theirs[value].values.mean():+.2f}" for value in ours)
+        text = (
+            f"lead of {criterion.algorithm.upper()} over {criterion.than.upper()} on {task} by {criterion.parameter}: "
+            f"{gaps}; {_interval(slope)} for each doubling: {verdict} towards {criterion.towards} values"
+        )
+        numbers = {"slope": slope.estimate, "low": slope.low, "high": slope.high}
+        parts.append(Part(task, score, text, numbers))
+    return parts
+
+
+def decide_best_of_sweep_beats_reference(
+    claim: Claim, criterion: BestOfSweepBeatsReference, samples: Samples
+) -> list[Part]:
+    """See `BestOfSweepBeatsReference`."""
+    parts = []
+    limit = 0.0 if claim.threshold is None else claim.threshold
+    for task in claim.tasks:
+        runs = _sweep(criterion, criterion.algorithm, (*criterion.values, criterion.reference), task, samples)
+        tuned, reference = _tuned(criterion, criterion.algorithm, task, samples)
+        gain = stats.difference(tuned, reference)
+        score, verdict = _side(gain, limit)
+        text = (
+            f"{_name(criterion.algorithm, criterion)} on {task} by {criterion.parameter}: {_listing(runs)}; tuned over "
+            f"the values other than {criterion.reference:g} it gains {_interval(gain)}, {verdict} {limit:g}"
+        )
+        parts.append(Part(task, score, text, {"gain": gain.estimate, "low": gain.low, "high": gain.high}))
+    return parts
+
+
+def decide_gains_less(claim: Claim, criterion: GainsLess, samples: Samples) -> list[Part]:
+    """See `GainsLess`."""
+    parts = []
+    for task in claim.tasks:
+        own_tuned, own_reference = _tuned(criterion, criterion.algorithm, task, samples)
+        tuned, reference = _tuned(criterion, criterion.than, task, samples)
+        own, other = stats.difference(own_tuned, own_reference), stats.difference(tuned, reference)
+        # the gain of `than` minus our own, as one difference of two sums with a Welch interval
+        excess = stats.contrast([(1, tuned), (-1, reference), (-1, own_tuned), (1, own_reference)])
+        score, _ = _side(excess, 0.0)
+        verdict = {1.0: "less", 0.5: "not clearly less", 0.0: "not less"}[score]
+        text = (
+            f"on {task} tuning {criterion.parameter} gains {criterion.algorithm.upper()} {_interval(own)} and "
+            f"{criterion.than.upper()} {_interval(other)}: {verdict} by {_interval(excess)}"
+        )
+        numbers = {"gain": own.estimate, "other_gain": other.estimate, "low": excess.low, "high": excess.high}
+        parts.append(Part(task, score, text, numbers))
+    return parts
+
+
 def decide_exact_value(claim: Claim, criterion: ExactValue, samples: Samples) -> list[Part]:
     """See `ExactValue`."""
     value = float(_function(criterion.function)())
@@ -383,20 +659,29 @@ class Kind(NamedTuple):
 
     fields: type
     decide: Callable[[Claim, Any, Samples], list[Part]]
-    needs_threshold: bool
+    needs_threshold: bool = False
+    compares: bool = True
+    """Whether it sets at least two records side by side (if it reads any)."""
 
 
 CRITERIA: dict[str, Kind] = {
     "published_in_prediction_interval": Kind(
-        PublishedInPredictionInterval, decide_published_in_prediction_interval, False
+        PublishedInPredictionInterval, decide_published_in_prediction_interval, compares=False
     ),
-    "within_relative": Kind(WithinRelative, decide_within_relative, True),
-    "greater": Kind(Greater, decide_greater, False),
-    "best_of": Kind(BestOf, decide_best_of, False),
-    "rank_order": Kind(RankOrder, decide_rank_order, True),
-    "above_baseline": Kind(AboveBaseline, decide_above_baseline, False),
-    "exact_value": Kind(ExactValue, decide_exact_value, True),
-    "published_count": Kind(PublishedCount, decide_published_count, True),
+    "within_relative": Kind(WithinRelative, decide_within_relative, needs_threshold=True, compares=False),
+    "greater": Kind(Greater, decide_greater),
+    "best_of": Kind(BestOf, decide_best_of),
+    "rank_order": Kind(RankOrder, decide_rank_order, needs_threshold=True),
+    "above_baseline": Kind(AboveBaseline, decide_above_baseline, compares=False),
+    "probability_of_improvement": Kind(ProbabilityOfImprovement, decide_probability_of_improvement),
+    "follows_guider": Kind(FollowsGuider, decide_follows_guider),
+    "monotone_trend": Kind(MonotoneTrend, decide_monotone_trend),
+    "greater_in_sweep": Kind(GreaterInSweep, decide_greater_in_sweep),
+    "gap_grows": Kind(GapGrows, decide_gap_grows),
+    "best_of_sweep_beats_reference": Kind(BestOfSweepBeatsReference, decide_best_of_sweep_beats_reference),
+    "gains_less": Kind(GainsLess, decide_gains_less),
+    "exact_value": Kind(ExactValue, decide_exact_value, needs_threshold=True),
+    "published_count": Kind(PublishedCount, decide_published_count, needs_threshold=True),
 }
 """Type in claims.yml -> its fields and its rule."""
 
@@ -409,9 +694,55 @@ def _threshold(claim: Claim) -> float:
     return claim.threshold
 
 
-def _name(algorithm: str, criterion: FromRecords) -> str:
-    name = algorithm.upper()
-    return f"{name}@{criterion.variant}" if criterion.variant else name
+def title(player: str, variant: str = "") -> str:
+    """How evidence names a player (see `FromRecords.players`), such as "MAGPO@clamped-delta-1.2"."""
+    algorithm, _, own = player.partition("@")
+    shown = own or variant
+    return f"{algorithm.upper()}@{shown}" if shown else algorithm.upper()
+
+
+def _name(player: str, criterion: FromRecords) -> str:
+    return title(player, criterion.variant)
+
+
+def _side(interval: stats.Interval, limit: float, below: bool = False) -> tuple[float, str]:
+    """1 where the interval lies above (below) `limit`, 1/2 where only the estimate does, else 0; and so in words."""
+    sign, word = (-1, "below") if below else (1, "above")
+    nearest = interval.high if below else interval.low
+    score = 1.0 if sign * (nearest - limit) > 0 else 0.5 if sign * (interval.estimate - limit) > 0 else 0.0
+    return score, {1.0: word, 0.5: f"not clearly {word}", 0.0: f"not {word}"}[score]
+
+
+def _interval(interval: stats.Interval) -> str:
+    return f"{interval.estimate:+.2f} (95 % CI {interval.low:+.2f} to {interval.high:+.2f})"
+
+
+K = TypeVar("K")
+
+
+def _values(samples: Mapping[K, Sample]) -> dict[K, stats.Floats]:
+    return {key: sample.values for key, sample in samples.items()}
+
+
+def _tiers(samples: Iterable[Sample]) -> str:
+    return " and ".join(sorted({sample.source.tier for sample in samples}))
+
+
+def _sweep(criterion: Any, algorithm: str, values: Iterable[float], task: str, samples: Samples) -> dict[float, Sample]:
+    """The samples of `algorithm` by value of the criterion's parameter, in the order of the values."""
+    return {value: samples[at(criterion, algorithm, value), task] for value in sorted(values)}
+
+
+def _tuned(criterion: Any, algorithm: str, task: str, samples: Samples) -> tuple[stats.Floats, stats.Floats]:
+    """Scores of the tuned setting and of the reference, by seed."""
+    runs = _values(_sweep(criterion, algorithm, criterion.values, task, samples))
+    return stats.chosen_by_the_others(runs), samples[at(criterion, algorithm, criterion.reference), task].values
+
+
+def _listing(runs: Mapping[float, Sample]) -> str:
+    """Means by value, with the seeds and the tier that they rest on."""
+    means = ", ".join(f"{value:g}: {sample.values.mean():.2f}" for value, sample in runs.items())
+    return f"{means} ({min(len(run.values) for run in runs.values())} seeds, {_tiers(runs.values())} tier)"
 
 
 def _numbers(sample: Sample) -> dict[str, float]:

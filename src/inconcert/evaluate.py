@@ -25,7 +25,8 @@ class Evaluation:
         env_steps: environment steps per seed at which this evaluation is drawn (the label of the x axis).
         phase: "curve" during training; at the end "best" (the absolute metric of Colas et al. 2018: best parameters
             of the curve, fresh and more episodes) and "last" (final parameters, same episodes).
-        outcomes: mode -> quantity ("episode_return", "won", ...) -> `[S, episodes]`.
+        outcomes: mode -> quantity ("episode_return", "won", ...) -> `[S, episodes]`. On the curve also "guider",
+            where a policy that is not deployed gathers the data: its own sampled episodes.
         metrics: training diagnostics since the previous evaluation, `[S]` each; empty before the first update.
         state: call it before asking for the next evaluation; returns flat tensors that `train(config, state=...)`
             continues from, bit for bit on a CPU.
@@ -34,7 +35,7 @@ class Evaluation:
     update: int
     env_steps: int
     phase: Phase
-    outcomes: dict[Mode, dict[str, Tensor]]
+    outcomes: dict[str, dict[str, Tensor]]
     metrics: dict[str, Tensor] = field(default_factory=dict)
     state: Callable[[], State] = dict
 

@@ -37,11 +37,6 @@ class Run:
     tasks: tuple[str, ...]  # such as "coordsum/3x10-30"
     variant: str = ""
 
-    def records(self, tier: str) -> list[str]:
-        """The records' paths below a folder of records, such as "coordsum/3x10-30/mappo@clamped/laptop.parquet"."""
-        name = f"{self.algorithm}@{self.variant}" if self.variant else self.algorithm
-        return [f"{task}/{name}/{tier}.parquet" for task in self.tasks]
-
 
 @dataclass(frozen=True)
 class Exhibit:

@@ -94,16 +94,37 @@ class Config:
 READINGS: dict[str, dict[str, Any]] = {
     "": {},
     "clamped": {"env_options": {"guess": "clamped", "observe_step": False}},
+    "never": {"env_options": {"guess": "never", "observe_step": False}},
+    "clamped-integer": {"env_options": {"guess": "clamped", "observe_step": False, "code": "integer"}},
 }
-"""Readings of the CoordSum environment, as variants: the paper's text, and `clamped`, what the MAGPO authors coded."""
+"""Readings of the CoordSum environment, as variants: the paper's text; `clamped`, what the MAGPO authors coded, also
+with the raw integer target at the small tiers; `never`, without the opponent."""
 
-SMALL_OPTIONS: dict[str, dict[str, Any]] = {"coordsum": {"code": "one_hot"}}
+COEFFICIENTS: dict[str, dict[str, Any]] = {
+    "vf-0.1": {"vf_coef": 0.1}, "gae-0.9": {"gae_lambda": 0.9}, "gae-0.95": {"gae_lambda": 0.95},
+}  # fmt: skip
+"""Where the paper's Tables 2 and 3 and the authors' code name different coefficients (deviation ledger)."""
+
+ACTOR_SIZES: dict[str, dict[str, Any]] = {f"hidden-{size}": {"hidden": size} for size in (8, 16, 32, 64)}
+"""The actors of Figure 6, besides those of full size."""
+
+
+def variants(*changes: Mapping[str, Mapping[str, Any]], readings: Sequence[str] = ("clamped",)) -> dict[str, Any]:
+    """The readings of the environment, and each of the named changes in each of `readings` as `<reading>-<name>`."""
+    named: dict[str, Any] = dict(READINGS)
+    for reading in readings:
+        for part in changes:
+            named.update({f"{reading}-{name}": {**READINGS[reading], **change} for name, change in part.items()})
+    return named
+
+
+SMALL_OPTIONS: dict[str, dict[str, Any]] = {"coordsum": {"code": "ordinal"}}
 """Environment options of the smoke and laptop tiers by suite. CoordSum's raw integer target makes a network spend most
 of 20 M steps on telling neighbouring targets apart; what the algorithms differ in, coordination, shows without that."""
 
 LAPTOP: dict[str, Any] = {
-    "num_envs": 32, "rollout": 100, "updates": 600, "epochs": 4, "minibatches": 8, "clip": 0.2, "decay_lr": True,
-    "ent_coef": 1e-4, "gae_lambda": 0.25, "max_grad_norm": 10.0, "eval_every": 12,
+    "num_envs": 32, "rollout": 100, "updates": 300, "epochs": 4, "minibatches": 8, "clip": 0.2, "decay_lr": True,
+    "ent_coef": 1e-4, "gae_lambda": 0.25, "max_grad_norm": 10.0, "eval_every": 10,
 }  # fmt: skip
 """One setting for all CoordSum tasks and algorithms: fewer parallel environments and networks without recurrence; a
 small lambda, because the next targets do not depend on the actions, so that later errors mostly add noise to the
@@ -242,6 +263,8 @@ class Learner(Player, Protocol):
     """All that is trained, by name; parameters have a seed-major leading axis."""
     deployed: str
     """Which of `networks` is the policy that is evaluated and saved."""
+    companions: dict[str, Player]
+    """Further policies, evaluated along the curve under these names beside the deployed one (MAGPO's guider)."""
     optimiser: torch.optim.Optimizer
     rates: Sequence[float]
     """Learning rate of each parameter group of `optimiser`."""
@@ -388,10 +411,12 @@ def train(
         return {f"{part}.{name}": value.clone() for part, tensors in parts.items() for name, value in tensors.items()}
 
     def assess(phase: Phase, label: int, episodes: int, metrics: State) -> Evaluation:
-        outcomes: dict[Mode, dict[str, Tensor]] = {
-            mode: play(learner, config.task, config.env_options, config.seeds, episodes, phase, label, mode, device)
-            for mode in config.eval_modes
-        }
+        def watch(player: Player, mode: Mode) -> dict[str, Tensor]:
+            return play(player, config.task, config.env_options, config.seeds, episodes, phase, label, mode, device)
+
+        outcomes = {str(mode): watch(learner, mode) for mode in config.eval_modes}
+        if phase == "curve":
+            outcomes |= {name: watch(player, "sampled") for name, player in learner.companions.items()}
         return Evaluation(label, label * config.steps_per_update, phase, outcomes, metrics, snapshot)
 
     def remember(evaluation: Evaluation, trained: int) -> None:

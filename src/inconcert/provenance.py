@@ -9,6 +9,7 @@ provenance too: `processor` names it.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import io
 import json
@@ -71,13 +72,13 @@ def closure(modules: Iterable[str], package: Path = PACKAGE) -> list[Path]:
         parents = module.split(".")[:-1]
         todo += [(".".join(parents[: end + 1]), False) for end in range(len(parents))]
         base = module if path.name == "__init__.py" else ".".join(parents)
-        todo += _targets(_parse(path.read_text(encoding="utf-8"), path), base, package, deep)
+        todo += _targets(_imports_of(path.read_text(encoding="utf-8"), path, base, deep), package)
     return sorted({path for path, _ in found})
 
 
-def _targets(tree: ast.AST, base: str, package: Path, deep: bool) -> Iterator[tuple[str, bool]]:
-    """Our modules that `tree` imports; the flag says whether the whole module is asked for or only passed through."""
-    for module, names in _imports(tree, base, deep):
+def _targets(imports: Iterable[_Import], package: Path) -> Iterator[tuple[str, bool]]:
+    """Our modules among `imports`; the flag says whether the whole module is asked for or only passed through."""
+    for module, names in imports:
         if source_of(module, package) is None:
             continue
         members = [f"{module}.{name}" for name in names]
@@ -85,6 +86,12 @@ def _targets(tree: ast.AST, base: str, package: Path, deep: bool) -> Iterator[tu
         yield from ((member, True) for member in submodules)
         if len(submodules) < len(members) or not members:
             yield module, True
+
+
+@functools.lru_cache(maxsize=1024)
+def _imports_of(source: str, where: Path, base: str, deep: bool) -> tuple[_Import, ...]:
+    """The imports of a file; kept, because every record on a page asks for those of the same few files."""
+    return tuple(_imports(_parse(source, where), base, deep))
 
 
 def _imports(node: ast.AST, base: str, deep: bool) -> Iterator[_Import]:
@@ -142,7 +149,7 @@ def notebook_modules(path: Path | str, strings: Iterable[str] = (), package: Pat
         if cell.get("cell_type") != "code":
             continue
         tree = _parse_cell("".join(cell["source"]), f"{path}, cell {number}")
-        found |= {module for module, _ in _targets(tree, package.name, package, deep=True)}
+        found |= {module for module, _ in _targets(_imports(tree, package.name, deep=True), package)}
         constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
         texts += [value for value in constants if isinstance(value, str)]
     environments = source_of(f"{package.name}.envs", package)
@@ -185,6 +192,7 @@ def _place(path: Path, package: Path) -> str:
     return path.relative_to(package.parent).as_posix() if path.is_relative_to(package) else path.name
 
 
+@functools.lru_cache(maxsize=1024)  # see `_imports_of`
 def code_of(source: str) -> str:
     """`source` without comments, docstrings, blank lines and trailing blanks; multi-line strings stay as they are."""
     rows = source.split("\n")

@@ -101,7 +101,10 @@ class Record:
 
     def freshness(self) -> str:
         """FRESH if today's sources and settings are those that made the record, else STALE(code | config | both)."""
-        now = fingerprint(self.algorithm, self.task, self.tier, self.variant, self.meta["changes"])
+        try:
+            now = fingerprint(self.algorithm, self.task, self.tier, self.variant, self.meta["changes"])
+        except (InputError, TypeError):  # today's sources do not know the algorithm or a setting of the run any more
+            return "STALE(code)"
         stale = [part for part in ("code", "config") if now[part] != self.meta["fingerprint"][part]]
         return f"STALE({', '.join(stale)})" if stale else "FRESH"
 
@@ -139,6 +142,32 @@ def relative_path(task: str, algorithm: str, tier: str, variant: str = "") -> Pa
 def command(task: str, algorithm: str, tier: str, variant: str = "") -> str:
     """The command that makes a record."""
     return f"python -m inconcert train {algorithm} {task} --tier {tier}" + (f" --variant {variant}" if variant else "")
+
+
+def swept(reading: str, parameter: str, value: float | str) -> str:
+    """The variant with one setting changed: `<reading>-<parameter>-<value>`, such as "clamped-delta-1.2"."""
+    shown = value if isinstance(value, str) else f"{value:g}"
+    return "-".join(filter(None, (reading, parameter, shown)))
+
+
+def same_setting(task: str, algorithm: str, tier: str, variant: str) -> str:
+    """The variant under which a setting is recorded: the plain reading where `variant` changes nothing in it.
+
+    A sweep passes through the setting of the main runs ("clamped-delta-1.2" is "clamped" where 1.2 is the tier's own
+    delta); that point is not trained twice.
+    """
+    reading, *change = variant.rsplit("-", 2) if variant.count("-") > 1 else ("", *variant.split("-"))
+    if len(change) < 2 or algorithm not in algorithms():
+        return variant
+    parameter, value = change
+    module = algorithm_module(algorithm)
+    own = getattr(module.configure(task, tier, reading), _FIELDS.get(parameter, parameter), None)
+    shown = f"{own:g}" if isinstance(own, (int, float)) else own
+    return reading if shown == value and reading in module.VARIANTS else variant
+
+
+_FIELDS = {"lambda": "rl_lambda"}
+"""Parameters whose name in a variant is not that of the setting."""
 
 
 def find() -> list[RecordKey]:

@@ -9,7 +9,7 @@ Initialisation draws from one generator per member, so that a member's start doe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,18 @@ from inconcert.envs import stream_seed
 Generators = Sequence[torch.Generator]
 """One random stream per stack member; the same generator may stand several times (agents of one seed)."""
 
+EPSILON = 1e-6
+"""Added to the variance in every normalisation (Flax's default, which the MAGPO authors use)."""
+
 
 def generators(seeds: Iterable[int], repeat: int = 1) -> list[torch.Generator]:
     """A fresh CPU generator for each of `seeds`, each listed `repeat` times in a row (for agents of one seed)."""
     return [stream for seed in seeds for stream in [torch.Generator().manual_seed(seed)] * repeat]
+
+
+def along(parameter: Tensor, x: Tensor) -> Tensor:
+    """A parameter `[G, F]` shaped to broadcast against `x [G, ..., F]`."""
+    return parameter.view(parameter.shape[0], *[1] * (x.dim() - 2), parameter.shape[1])
 
 
 def orthogonal_(weight: Tensor, gain: float, streams: Generators) -> Tensor:
@@ -33,28 +41,77 @@ def orthogonal_(weight: Tensor, gain: float, streams: Generators) -> Tensor:
     return weight
 
 
+def normal_(weight: Tensor, std: float, streams: Generators) -> Tensor:
+    """Fill each member of `weight [G, ...]` with normal numbers of standard deviation `std` from its own stream."""
+    with torch.no_grad():
+        for member, stream in zip(weight, streams, strict=True):
+            member.normal_(0.0, std, generator=stream)
+    return weight
+
+
 class Linear(nn.Module):
     """Affine map with its own weights per member: `[G, ..., in] -> [G, ..., out]`.
 
     Args:
         gain: gain of the orthogonal initialisation; biases start at 0.
         streams: one generator per member; their number is G.
+        bias: False leaves the bias out.
+        parts: several maps of the same input in one product: the columns are initialised in so many equal parts.
+        init: fills a part's weights `(weight, gain, streams)`.
     """
 
-    def __init__(self, inputs: int, outputs: int, streams: Generators, gain: float = 2**0.5) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        streams: Generators,
+        gain: float = 2**0.5,
+        bias: bool = True,
+        parts: int = 1,
+        init: Callable[[Tensor, float, Generators], Tensor] = orthogonal_,
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(orthogonal_(torch.empty(len(streams), inputs, outputs), gain, streams))
-        self.bias = nn.Parameter(torch.zeros(len(streams), outputs))
+        weight = torch.empty(len(streams), inputs, outputs)
+        for part in weight.split(outputs // parts, dim=-1):
+            init(part, gain, streams)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(len(streams), outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(1, -2)  # [G, B, in]
-        if (
+        if self.bias is None:
+            out = torch.bmm(rows, self.weight)
+        elif (
             self.weight.shape[0] == 1
         ):  # the plain product adds the bias inside the GEMM, the batched one copies it first
             out = torch.addmm(self.bias[0], rows[0], self.weight[0]).unsqueeze(0)
         else:
             out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight)
         return out.unflatten(1, x.shape[1:-1])
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square over the features and scale (Zhang and Sennrich 2019): `[G, ..., F]`."""
+
+    def __init__(self, features: int, members: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(members, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + EPSILON).rsqrt() * along(self.scale, x)
+
+
+class LayerNorm(nn.Module):
+    """Zero mean and unit variance over the features, then scale and shift (Ba et al. 2016): `[G, ..., F]`."""
+
+    def __init__(self, features: int, members: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(members, features))
+        self.shift = nn.Parameter(torch.zeros(members, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.layer_norm(x, x.shape[-1:], eps=EPSILON)
+        return torch.addcmul(along(self.shift, x), x, along(self.scale, x))
 
 
 class GRU(nn.Module):
@@ -132,22 +189,24 @@ class _Recurrence(torch.autograd.Function):
         for t, reset in enumerate(ctx.resets):
             if reset:
                 before[:, t] *= keep[:, t]
-        d = grad.new_empty(*n.shape[:3], 4 * width)  # gradients of the pre-activations: n, r, z, h W_hn + b_hn
-        dgx, dgh = d[..., : 3 * width], d[..., width:]
-        sources = (grad, before, rz[..., :width], rz[..., width:], n, hn)
-        views = (x.unbind(1) for x in (*sources, *d.split(width, dim=-1), dgh))
+        r, z = rz[..., :width], rz[..., width:]
+        # Every gradient of a step is that of its new state times something known beforehand: of the pre-activations
+        # n, r, z and h W_hn + b_hn, and of the old state where it passes through. The loop turns them into gradients.
+        d = grad.new_empty(*n.shape[:3], 5, width)
+        d_n, d_r, d_z, d_hn, d_h = d.unbind(-2)
+        torch.ops.aten.tanh_backward.grad_input(1 - z, n, grad_input=d_n)
+        torch.mul(d_n, r, out=d_hn)
+        torch.ops.aten.sigmoid_backward.grad_input(d_n * hn, r, grad_input=d_r)
+        torch.ops.aten.sigmoid_backward.grad_input(before - n, z, grad_input=d_z)
+        d_h.copy_(z)
+        dgx, dgh = d.flatten(-2)[..., : 3 * width], d.flatten(-2)[..., width : 4 * width]
         back = weight.transpose(1, 2).contiguous()  # [G, 3H, H]
         dh = torch.zeros_like(first)
-        for t, (grad_t, h, r, z, n_t, hn_t, d_n, d_r, d_z, d_hn, dgh_t) in reversed(
-            list(enumerate(zip(*views, strict=True)))
-        ):
+        views = (x.unbind(1) for x in (grad, d, d_h, dgh))
+        for t, (grad_t, d_t, d_h_t, dgh_t) in reversed(list(enumerate(zip(*views, strict=True)))):
             dh = grad_t + dh
-            through = dh * z
-            torch.ops.aten.tanh_backward.grad_input(dh - through, n_t, grad_input=d_n)
-            torch.mul(d_n, r, out=d_hn)
-            torch.ops.aten.sigmoid_backward.grad_input(d_n * hn_t, r, grad_input=d_r)
-            torch.ops.aten.sigmoid_backward.grad_input((h - n_t).mul_(dh), z, grad_input=d_z)
-            dh = torch.baddbmm(through, dgh_t, back)
+            d_t.mul_(dh.unsqueeze(-2))
+            dh = torch.baddbmm(d_h_t, dgh_t, back)
             if ctx.resets[t]:
                 dh = dh * keep[:, t]
         rows = dgh.flatten(1, 2)

@@ -13,6 +13,7 @@ Which interval where (all are 95 % unless asked otherwise):
 * over several tasks, or for an IQM: `bootstrap`, resampling runs within each task;
 * the mean of one task: `mean_ci`, bootstrap (what papers print) or Student's t;
 * two algorithms: `difference` (Welch) and `probability_of_improvement`; on common random numbers `paired_difference`;
+* one setting varied over several values: `monotone_trend`, `gap_slope`, `chosen_by_the_others`;
 * "is the published mean compatible with ours?": `prediction_interval`, wider than a confidence interval on purpose,
   because the published mean is itself a sample.
 
@@ -22,6 +23,7 @@ A percentile bootstrap of n = 5 runs is too narrow (about 84 % instead of 95 % f
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -344,12 +346,23 @@ def difference(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Interval:
     Args:
         x, y: [n], [m] scores; at least two each.
     """
-    a, b = _sample(x, "x", least=2), _sample(y, "y", least=2)
-    va, vb = _se(a) ** 2, _se(b) ** 2
+    return contrast([(1, _sample(x, "x", least=2)), (-1, _sample(y, "y", least=2))], level=level)
+
+
+def contrast(terms: Sequence[tuple[float, ArrayLike]], *, level: float = 0.95) -> Interval:
+    """A weighted sum of means of independent samples, such as a difference of differences, with Welch's t interval.
+
+    Args:
+        terms: (weight, [n] scores) each; at least two scores each.
+    """
+    samples = [(weight, _sample(scores, f"term {place}", least=2)) for place, (weight, scores) in enumerate(terms)]
+    variances = [(weight * _se(sample)) ** 2 for weight, sample in samples]
+    total = sum(variances)
     # Welch-Satterthwaite; without any spread the interval is a point and the degrees of freedom do not matter
-    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1)) if va + vb > 0 else 1.0
-    counts = {"": min(len(a), len(b))}
-    return _student(a.mean() - b.mean(), np.sqrt(va + vb), freedom, level, "Welch t", counts)
+    parts = sum(variance**2 / (len(sample) - 1) for variance, (_, sample) in zip(variances, samples, strict=True))
+    freedom = total**2 / parts if total > 0 else 1.0
+    centre = sum(weight * sample.mean() for weight, sample in samples)
+    return _student(centre, np.sqrt(total), freedom, level, "Welch t", {"": min(len(s) for _, s in samples)})
 
 
 def paired_difference(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -363,6 +376,82 @@ def paired_difference(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Int
         raise InputError(f"paired scores need equal lengths, not {len(a)} and {len(b)}")
     gaps = a - b
     return _student(gaps.mean(), _se(gaps), len(gaps) - 1, level, "paired Student t", {"": len(gaps)})
+
+
+# --------------------------------------------------------------------------------------------------- one varied setting
+
+
+def monotone_trend(
+    scores: Mapping[float, ArrayLike], *, reps: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """How consistently scores rise with a setting: 1 if more of it is always better, -1 if always worse.
+
+    The statistic of A. R. Jonckheere 1954 and T. J. Terpstra 1952 for ordered alternatives, scaled: the mean over all
+    pairs of values u < v of P(run at v is higher) - P(run at v is lower). Runs are resampled within each value.
+
+    Args:
+        scores: {value: [n]} for at least two values; numbers of runs may differ.
+    """
+    _check_numbers(reps, level, seed)
+    arrays = _by_value(scores)
+    drawn = _draw([len(runs) for runs in arrays], reps, seed)
+    estimates, replicates = [], []
+    for low, high in itertools.combinations(range(len(arrays)), 2):
+        wins = np.sign(arrays[high][:, None] - arrays[low][None, :])  # [n, m]
+        estimates.append(wins.mean())
+        replicates.append(wins[drawn[high][:, :, None], drawn[low][:, None, :]].mean(axis=(1, 2)))
+    counts = {"": min(len(runs) for runs in arrays)}
+    return _percentile(
+        np.mean(estimates), np.mean(replicates, axis=0), level, "stratified bootstrap, percentile", counts
+    )
+
+
+def gap_slope(
+    x: Mapping[float, ArrayLike],
+    y: Mapping[float, ArrayLike],
+    *,
+    reps: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """What the gap mean(x) - mean(y) gains with each doubling of a setting: its least-squares slope over log2(value).
+
+    Args:
+        x, y: {value: [n]} with the same positive values; numbers of runs may differ.
+    """
+    sides = {"x": _by_value(x), "y": _by_value(y)}
+    if x.keys() != y.keys() or min(x) <= 0:
+        raise InputError("gap_slope needs the same positive values on both sides")
+    at = np.log2(sorted(x))
+    weights = (at - at.mean()) / np.square(at - at.mean()).sum()
+
+    def slope(by_value: Mapping[str, Floats]) -> Floats:
+        gaps = [by_value[f"x{place}"].mean(-1) - by_value[f"y{place}"].mean(-1) for place in range(len(at))]
+        return np.sum([weight * gap for weight, gap in zip(weights, gaps, strict=True)], axis=0)
+
+    runs = {f"{side}{place}": sample for side, arrays in sides.items() for place, sample in enumerate(arrays)}
+    return bootstrap(runs, slope, reps=reps, level=level, seed=seed)
+
+
+def chosen_by_the_others(scores: Mapping[float, ArrayLike]) -> Floats:
+    """What tuning a setting earns: each run's score at the value that is best on average over the *other* runs.
+
+    The best of several means is too good an estimate of the best value's mean, because luck took part in the choice.
+    Here no run takes part in the choice of the value that it is scored at.
+
+    Args:
+        scores: {value: [n]} with the same n >= 2 runs (seeds) in the same order at every value.
+
+    Returns:
+        [n].
+    """
+    arrays = _by_value(scores)
+    count = len(arrays[0])
+    if count < 2 or any(len(runs) != count for runs in arrays):
+        raise InputError(f"a choice by the others needs equally many runs, two at least, not {[*map(len, arrays)]}")
+    table = np.stack(arrays)  # [K, n]
+    best = (table.sum(axis=1, keepdims=True) - table).argmax(axis=0)
+    return table[best, np.arange(count)]
 
 
 # ------------------------------------------------------------------------------------------------------ the few helpers
@@ -433,6 +522,13 @@ def _checked(scores: ArrayLike | Scores) -> dict[str, Floats]:
         if array.ndim == 0:
             raise InputError(f"scores of task {task!r} must be a sequence over runs, not one number")
     return arrays
+
+
+def _by_value(scores: Mapping[float, ArrayLike]) -> list[Floats]:
+    """The runs of each value of a setting, in the order of the values."""
+    if len(scores) < 2:
+        raise InputError(f"a varied setting needs at least two values, not {len(scores)}")
+    return [_sample(scores[value], f"scores at {value:g}") for value in sorted(scores)]
 
 
 def _runs_only(scores: ArrayLike | Scores) -> dict[str, Floats]:

@@ -58,7 +58,7 @@ PAPER: dict[str, dict[str, Any]] = {  # the authors' tuned rows (params.csv, sys
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {"network": "mlp", "actor_lr": 1e-3, "critic_lr": 1e-3}
 """What the small tiers change in the networks: no recurrence."""
-VARIANTS = onpolicy.READINGS
+VARIANTS = onpolicy.variants(onpolicy.ACTOR_SIZES, onpolicy.COEFFICIENTS)
 """Named departures from a tier's setting."""
 
 
@@ -86,6 +86,7 @@ class Learner:
         streams = stacked.generators(stacked.derive(seed, "critic") for seed in config.seeds)
         self.critic = Network(spec.state_size, 1, config.critic_hidden, config.network, streams, gain=1.0).to(device)
         self.networks: dict[str, nn.Module] = {"actor": self.actors.network, "critic": self.critic}
+        self.companions: dict[str, Player] = {}
         self.rates: Sequence[float] = (config.actor_lr, config.critic_lr)
         groups = [{"params": network.parameters()} for network in self.networks.values()]
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(groups, eps=config.adam_eps, fused=True)

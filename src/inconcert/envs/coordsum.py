@@ -27,7 +27,9 @@ EPISODE_LENGTH = 100
 
 GUESSES = ("per_target", "clamped", "never")
 TARGET_BOUNDS = ("exclusive", "inclusive")
-CODES = ("integer", "one_hot")
+CODES = ("integer", "ordinal")
+THERMOMETER = 0.3
+"""Size of a thermometer feature of the ordinal code: up to 100 of them are on at once, against one of the one-hot."""
 
 
 def sizes(name: str) -> tuple[int, int, int]:
@@ -52,7 +54,7 @@ def make(
     guess: Literal["per_target", "clamped", "never"] = "per_target",
     target_bound: Literal["exclusive", "inclusive"] = "exclusive",
     observe_step: bool = True,
-    code: Literal["integer", "one_hot"] = "integer",
+    code: Literal["integer", "ordinal"] = "integer",
     debug: bool = False,
 ) -> CoordSum:
     """A batch of `len(seeds) * num_envs` copies of the task `name`, for instance "3x10-30".
@@ -65,8 +67,9 @@ def make(
             paper's "maximum possible target".
         observe_step: the observation is [target, steps played], as the paper says; False leaves the step out, as the
             authors' feed-forward and recurrent networks do.
-        code: "integer" shows the target as a number, as the paper says; "one_hot" as one feature for each target
-            and the step count as a fraction of the episode, which spares a network from taking the number apart.
+        code: "integer" shows the target as a number, as the paper says; "ordinal" as 2 M features, its one-hot and
+            its thermometer code (feature j is on if the target is at least j), and the step count as a fraction of the
+            episode: a network then neither has to take a number apart nor loses which targets are neighbours.
         debug: check every action (this reads the device back at each step).
 
     Raises:
@@ -94,7 +97,7 @@ def make(
         device=device,
         guessing=guess != "never",
         observe_step=observe_step,
-        one_hot=code == "one_hot",
+        ordinal=code == "ordinal",
         debug=debug,
     )
 
@@ -103,8 +106,8 @@ class CoordSum:
     """See `make` and the contract `inconcert.envs.VectorEnv`.
 
     Observation [E, N, 2]: the current target and the number of steps played (0..99; 100 in a final observation), raw
-    numbers as float32, the same for all agents. State [E, 2]: the same two numbers once. With `code="one_hot"` the target
-    takes M features and the step count is a fraction. All actions are always legal.
+    numbers as float32, the same for all agents. State [E, 2]: the same two numbers once. With `code="ordinal"` the
+    target takes 2 M features and the step count is a fraction. All actions are always legal.
     `info` also has `hit` [E] bool, whether the sum met the target, and `guessed` [E] bool, whether agent 0's action was
     the opponent's guess, hit or not.
 
@@ -133,10 +136,10 @@ class CoordSum:
         device: torch.device,
         guessing: bool,
         observe_step: bool,
-        one_hot: bool,
+        ordinal: bool,
         debug: bool,
     ) -> None:
-        features = (num_targets if one_hot else 1) + observe_step
+        features = (2 * num_targets if ordinal else 1) + observe_step
         self.spec = Spec(num_agents, num_actions, features, features, EPISODE_LENGTH, "episode_return")
         self.seeds = seeds
         self.device = device
@@ -144,7 +147,7 @@ class CoordSum:
         self.num_targets = num_targets
         """Targets are 0..num_targets-1."""
         self._num_records = num_records
-        self._guessing, self._observe_step, self._one_hot = guessing, observe_step, one_hot
+        self._guessing, self._observe_step, self._ordinal = guessing, observe_step, ordinal
         self._debug = debug
         self._generators = [torch.Generator().manual_seed(stream_seed("coordsum", seed)) for seed in seeds]
 
@@ -278,12 +281,14 @@ class CoordSum:
 
         rows, agents = self.num_envs, self.spec.num_agents
         states = torch.empty(EPISODE_LENGTH + 1, rows, self.spec.state_size, device=self.device)
-        if self._one_hot:
-            states.zero_().scatter_(-1, targets.unsqueeze(-1), 1.0)
+        if self._ordinal:
+            levels = torch.arange(self.num_targets, device=self.device)
+            states[..., : self.num_targets] = targets.unsqueeze(-1) == levels
+            states[..., self.num_targets : 2 * self.num_targets] = (targets.unsqueeze(-1) >= levels) * THERMOMETER
         else:
             states[..., 0] = targets
         if self._observe_step:
-            states[..., -1] = self._clock / EPISODE_LENGTH if self._one_hot else self._clock
+            states[..., -1] = self._clock / EPISODE_LENGTH if self._ordinal else self._clock
         records = targets.clamp(max=self._num_records - 1) + self._first_record  # flat index of the record in use
         self._targets = targets.unbind(0)
         self._records = records.unbind(0)

@@ -97,8 +97,20 @@ def sweep(ax: Axes, scores: pd.DataFrame, values: Sequence[float], algorithm: st
     ax.set_xlim(-0.5, len(values) - 0.5)
 
 
+def sweep_curves(ax: Axes, curves: pd.DataFrame, values: Sequence[float]) -> None:
+    """Learning curves of `sweeps.Found.curves` of one algorithm, a shade for each value, dark to light."""
+    shades = mpl.colormaps["cividis"](np.linspace(0, 0.85, len(values)))
+    styles = ["-", "--", "-.", ":"]  # neighbouring shades differ in a second way
+    for place, value in enumerate(values):
+        own = curves[curves["value"] == value]
+        if len(own):
+            colour = mpl.colors.to_hex(shades[place])
+            learning_curve(ax, own, f"{value:g}", colour, style=styles[place % len(styles)], runs=False)
+
+
 def no_record(ax: Axes) -> None:
     """Say in an empty panel why it is empty."""
+    ax.set_xticks([])
     ax.text(0.5, 0.5, "no record yet", transform=ax.transAxes, ha="center", va="center", color="#666666")
 
 

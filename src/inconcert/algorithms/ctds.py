@@ -13,9 +13,9 @@ from typing import Any
 
 from inconcert import onpolicy
 from inconcert.algorithms import magpo
-from inconcert.algorithms.magpo import Config, restore, train
+from inconcert.algorithms.magpo import Config, Learner, restore, train
 
-__all__ = ["VARIANTS", "Config", "configure", "restore", "train"]
+__all__ = ["VARIANTS", "Config", "Learner", "configure", "restore", "train"]
 
 ALONE: dict[str, Any] = {"delta": math.inf, "rl_lambda": 0.0}
 """What makes MAGPO a teacher with students."""

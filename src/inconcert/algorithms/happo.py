@@ -64,7 +64,7 @@ PAPER: dict[str, dict[str, Any]] = {  # the authors' tuned rows (params.csv, sys
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {"network": "mlp", "actor_lr": 1e-3, "critic_lr": 1e-3}
 """What the small tiers change in the networks: no recurrence."""
-VARIANTS = onpolicy.READINGS | {"clamped-order-original": onpolicy.READINGS["clamped"] | {"order": "original"}}
+VARIANTS = onpolicy.variants({"order-original": {"order": "original"}}, onpolicy.COEFFICIENTS)
 """Named departures from a tier's setting."""
 
 
@@ -126,7 +126,9 @@ class Learner:
             [nn.Parameter(member) for member in stack.detach()] for stack in self.actors.network.parameters()
         ]
         self.rates: Sequence[float] = (config.actor_lr, config.critic_lr)
-        groups = [{"params": sum(self.leaves, [])}, {"params": self.critic.parameters()}]
+        groups: list[dict[str, Any]] = [
+            {"params": [leaf for leaves in self.leaves for leaf in leaves]}, {"params": self.critic.parameters()}
+        ]  # fmt: skip
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(groups, eps=config.adam_eps, fused=True)
 
     def memories(self, envs_per_seed: int) -> State:
@@ -225,9 +227,10 @@ class Learner:
         norm = stacked.clip_grad_norm_(self.turn, config.max_grad_norm, len(turn))
         self.optimiser.zero_grad()
         members = self.members(turn).tolist()
-        for leaves, parameter in zip(self.leaves, self.turn.parameters(), strict=True):
-            for seed, member in enumerate(members):
-                leaves[member].grad = parameter.grad[seed]
+        gradients = (stack.grad.unbind() for stack in self.turn.parameters() if stack.grad is not None)
+        for leaves, gradient in zip(self.leaves, gradients, strict=True):
+            for member, own_gradient in zip(members, gradient, strict=True):
+                leaves[member].grad = own_gradient
         self.optimiser.step()
         return {
             "policy_loss": policy_loss.detach(), "entropy": bonus.detach(), "actor_grad_norm": norm,
@@ -258,8 +261,8 @@ class Learner:
         config, seeds = self.config, len(self.config.seeds)
         members = seeds * self.spec.num_agents
         value = self.critic(self.repeat(b["state"]), self.actors.stack(b["critic_memory"]), self.repeat(b["start"]))
-        per_agent = (self.actors.stack(b[name].unsqueeze(-1)) for name in ("value", "target"))
-        loss = clipped_value_error(value, *per_agent, config.clip)  # [S * N]
+        old_value, target = (self.actors.stack(b[name].unsqueeze(-1)) for name in ("value", "target"))
+        loss = clipped_value_error(value, old_value, target, config.clip)  # [S * N]
         self.optimiser.zero_grad()
         (config.vf_coef * loss).sum().backward()
         norm = stacked.clip_grad_norm_(self.critic, config.max_grad_norm, members)

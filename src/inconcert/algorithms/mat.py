@@ -190,6 +190,9 @@ class Network(joint.Model):
     carried = 0
     memory_size = 0
 
+    encoder: Any  # lists of `Block`, which nn.ModuleList does not say
+    decoder: Any
+
     def __init__(
         self, spec: envs.Spec, streams: stacked.Generators, *, embed: int = 64, heads: int = 1, blocks: int = 1
     ) -> None:

@@ -1,5 +1,5 @@
 # Sable, page by page: book/magpo/sable.md
-"""Sable (Mahjoub et al. 2025): a joint policy by retention over agents and time, trained by PPO, all seeds in one program.
+"""Sable (Mahjoub et al. 2025): a joint policy by retention over agents and time, trained by PPO, seeds side by side.
 
 Retention is attention without softmax whose weights fall with age. It has three equal forms: weights between all pairs
 of tokens, a state that is carried from step to step (acting), and in between chunks of steps that pass a state on
@@ -313,7 +313,7 @@ class Moment(NamedTuple):
     """`[S, B, h, d, d]` of each retention: the encoder's after this step, the decoder's before it."""
     kept: list[Tensor]
     """`[S, B, N, 4 F]` of each retention of the decoder, filled agent by agent."""
-    count: Tensor
+    played: Tensor
     """`[S, B]` steps played in the episode before this one."""
 
 
@@ -325,6 +325,12 @@ class Network(joint.Model):
         streams: one generator per seed.
         embed, heads, blocks, decay, memory, timestep_chunk, feed_forward: see `Config`.
     """
+
+    code: Tensor
+    kappa: Tensor
+    earlier: Tensor
+    encoder: Any  # lists of `Block`, which nn.ModuleList does not say
+    decoder: Any
 
     def __init__(
         self,
@@ -367,7 +373,7 @@ class Network(joint.Model):
     def states(self, memory: Tensor) -> list[Tensor | None]:
         """The states in a flat memory: encoder blocks, then self and cross retention of each decoder block."""
         if not self.recurrent:
-            return [None] * 3 * self.blocks
+            return [None for _ in range(3 * self.blocks)]
         size = self.code.shape[1] // self.heads
         return list(memory[..., :-1].unflatten(-1, (-1, self.heads, size, size)).unbind(2))
 
@@ -425,7 +431,7 @@ class Network(joint.Model):
 
     def decide(self, moment: Moment, agent: int, previous: Tensor | None) -> Tensor:
         rows = torch.arange(self.seeds, device=moment.code.device).unsqueeze(-1)
-        before = moment.count.new_zeros(moment.count.shape) if previous is None else previous + 1
+        before = moment.played.new_zeros(moment.played.shape) if previous is None else previous + 1
         x, scene, code = self.tokens()[rows, before], moment.scene[:, :, agent], moment.code
         for i, block in enumerate(self.decoder):
             for r, retention in enumerate(block.retentions):
@@ -437,7 +443,7 @@ class Network(joint.Model):
         return self.action_head(x)
 
     def finish(self, moment: Moment) -> Tensor:
-        count = (moment.count + 1).to(moment.code.dtype).unsqueeze(-1)
+        count = (moment.played + 1).to(moment.code.dtype).unsqueeze(-1)
         if moment.ages is None:
             return count
         retentions = [retention for block in self.decoder for retention in block.retentions]

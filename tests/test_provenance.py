@@ -98,6 +98,9 @@ import math  # why
 
 NAME = 1
 """What NAME is."""
+VARIANTS: dict = {
+    "a": 1,  # one
+}
 
 
 def f(x):
@@ -135,7 +138,11 @@ def test_code_of_cuts_what_cannot_change_a_number() -> None:
         ("# é", "", True),
         ("NAME = 1", "NAME = 1  # one", True),
         ("NAME = 1", '__version__ = "9"\nNAME = 1', True),
+        ('"a": 1,  # one\n', '"a": 1,\n    "b": {"tiers": 2},\n', True),  # the record keeps the setting itself
+        ("NAME = 1", 'NAME = 1\ndef configure(task):\n    """Choose."""\n    return 3', True),
         ("NAME = 1", "NAME = 2", False),
+        ("VARIANTS: dict", "OPTIONS: dict", False),
+        ("    text =", "    VARIANTS = 2\n    text =", False),  # not at the top of the module
         ("kept\n\n", "kept\n", False),  # inside a string
         ("comment  ", "comment", False),
         ("{x}\n\n", "{x}\n", False),

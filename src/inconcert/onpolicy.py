@@ -123,7 +123,7 @@ SMALL_OPTIONS: dict[str, dict[str, Any]] = {"coordsum": {"code": "ordinal"}}
 of 20 M steps on telling neighbouring targets apart; what the algorithms differ in, coordination, shows without that."""
 
 LAPTOP: dict[str, Any] = {
-    "num_envs": 32, "rollout": 100, "updates": 300, "epochs": 4, "minibatches": 8, "clip": 0.2, "decay_lr": True,
+    "num_envs": 32, "rollout": 100, "updates": 150, "epochs": 4, "minibatches": 8, "clip": 0.2, "decay_lr": True,
     "ent_coef": 1e-4, "gae_lambda": 0.25, "max_grad_norm": 10.0, "eval_every": 10,
 }  # fmt: skip
 """One setting for all CoordSum tasks and algorithms: fewer parallel environments and networks without recurrence; a

@@ -25,6 +25,14 @@ PACKAGE = Path(__file__).resolve().parent
 """The folder of the `inconcert` sources."""
 
 
+CHOOSING = frozenset([
+    "SUITES", "PARALLEL", "SMALL_OPTIONS", "READINGS", "COEFFICIENTS", "ACTOR_SIZES", "AUXILIARY", "ALONE", "NETWORKS",
+    "SMOKE", "LAPTOP", "PAPER", "PAPER_SEEDS", "VARIANTS", "variants", "tiers", "choose_setting", "configure",
+])  # fmt: skip
+"""Names at the top of a module that only choose a setting, or list the suites. A record keeps the setting that was
+chosen and is compared with today's choice, so a new variant or suite leaves the records of the others fresh."""
+
+
 class _Import(NamedTuple):
     module: str
     names: tuple[str, ...]  # of `from module import names`; empty for `import module`
@@ -177,9 +185,9 @@ def _parse_cell(source: str, where: str) -> ast.Module:
 def fingerprint(paths: Iterable[Path | str], package: Path = PACKAGE) -> str:
     """SHA-256 over the code of `paths`, whatever their order, as 64 hexadecimal digits.
 
-    Comments, docstrings (any string that stands alone as a statement), blank lines, blanks at line ends and the
-    release number (`__version__ = ...`) do not count; every other character does, and so does a file's place in
-    the package. The text is hashed, not the syntax tree, so every Python version gives the same digits.
+    Comments, docstrings (any string that stands alone as a statement), blank lines, blanks at line ends, the release
+    number (`__version__ = ...`) and what is named in `CHOOSING` do not count; every other character does, and so does
+    a file's place in the package. The text is hashed, not the syntax tree: every Python version gives the same digits.
     """
     digest = hashlib.sha256()
     for name, path in sorted((_place(Path(path), package), Path(path)) for path in set(map(Path, paths))):
@@ -194,8 +202,11 @@ def _place(path: Path, package: Path) -> str:
 
 @functools.lru_cache(maxsize=1024)  # see `_imports_of`
 def code_of(source: str) -> str:
-    """`source` without comments, docstrings, blank lines and trailing blanks; multi-line strings stay as they are."""
+    """`source` without what `fingerprint` does not count; multi-line strings stay as they are."""
     rows = source.split("\n")
+    for node in filter(_chooses, _parse(source, "source").body):
+        rows[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+    source = "\n".join(rows)
     lines = [row.encode() for row in rows]  # the tree counts columns in bytes, the tokens in characters
     cuts = [
         (node.lineno, node.col_offset, node.end_lineno or node.lineno, node.end_col_offset or 0)
@@ -227,6 +238,14 @@ def code_of(source: str) -> str:
         if row in verbatim or line.strip()
     ]
     return b"\n".join(kept).decode()
+
+
+def _chooses(node: ast.stmt) -> bool:
+    """Whether a statement at the top of a module defines a name of `CHOOSING`, and nothing else."""
+    if isinstance(node, ast.FunctionDef):
+        return node.name in CHOOSING
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return bool(targets) and all(isinstance(target, ast.Name) and target.id in CHOOSING for target in targets)
 
 
 def _is_idle(node: ast.AST) -> bool:

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from inconcert.config import InputError
 from inconcert.envs import make
-from inconcert.envs.coordsum import TASKS, sizes
+from inconcert.envs.coordsum import GUESSES, TASKS, sizes
 from inconcert.envs.coordsum_players import complete, feasible
 from inconcert.envs.coordsum_reference import Referee
 
-READINGS = [(guess, bound) for guess in ("per_target", "clamped") for bound in ("exclusive", "inclusive")]
+READINGS = [(guess, bound) for guess in GUESSES for bound in ("exclusive", "inclusive")]
 
 
 def mixed_actions(env, generator):
@@ -52,7 +52,7 @@ def mismatches(env, guess, episodes_in_turn, seed):
                     [verdict.reward] * env.spec.num_agents,
                     verdict.hit,
                     verdict.guess,
-                    verdict.guess == int(actions[row, 0]),
+                    guess != "never" and verdict.guess == int(actions[row, 0]),
                     totals[row],
                     time == 99,
                     [[targets[row], time]] * env.spec.num_agents,
@@ -67,12 +67,12 @@ def mismatches(env, guess, episodes_in_turn, seed):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(("guess", "bound"), READINGS)
 def test_equals_the_literal_reference(task, guess, bound):
-    """16 tasks and readings x 24 episodes, every step: reward, hit, guess, running return, end, observation."""
+    """24 tasks and readings x 24 episodes, every step: reward, hit, guess, running return, end, observation."""
     env = make(f"coordsum/{task}", num_envs=12, seed=11, guess=guess, target_bound=bound)
     compared, wrong, rewards = mismatches(env, guess, episodes_in_turn=2, seed=5)
     assert wrong == []
     assert compared == 2400
-    assert rewards == {0.0, 1.0, 2.0}
+    assert rewards == ({0.0, 2.0} if guess == "never" else {0.0, 1.0, 2.0})
 
 
 @settings(max_examples=40, deadline=None)
@@ -175,9 +175,33 @@ def test_without_the_step_count():
     assert torch.equal(without.reset().obs, with_step.reset().obs[..., :1])
 
 
+@pytest.mark.parametrize("bound", ["exclusive", "inclusive"])
+@pytest.mark.parametrize("observe_step", [True, False])
+def test_ordinal_code(bound, observe_step):
+    """One-hot, thermometer and the share of the episode played, by hand from the integer observation."""
+    options = {"target_bound": bound, "num_envs": 3, "seed": 7}
+    plain = make("coordsum/3x10-30", **options)
+    coded = make("coordsum/3x10-30", **options, code="ordinal", observe_step=observe_step)
+    levels = 31 if bound == "inclusive" else 30
+    assert coded.spec.obs_size == coded.spec.state_size == 2 * levels + observe_step
+    for _ in range(150):
+        seen, got = plain.observe().state.tolist(), coded.observe()
+        for row, (target, played) in enumerate(seen):
+            due = [float(level == target) for level in range(levels)]
+            due += [0.3 if level <= target else 0.0 for level in range(levels)]
+            due += [played / 100] if observe_step else []
+            assert got.state[row].tolist() == pytest.approx(due)
+            assert all(torch.equal(got.obs[row, agent], got.state[row]) for agent in range(3))
+        actions = torch.randint(10, (3, 3))
+        plain.step(actions)
+        coded.step(actions)
+
+
 def test_options_do_not_change_the_targets():
     """So that readings can be compared on the same episodes."""
-    variants = [{}, {"guess": "clamped"}, {"observe_step": False}, {"debug": True}]
+    variants = [
+        {}, {"guess": "clamped"}, {"guess": "never"}, {"code": "ordinal"}, {"observe_step": False}, {"debug": True}
+    ]  # fmt: skip
     made = [make("coordsum/3x10-30", num_envs=4, seed=3, **options) for options in variants]
     for _ in range(120):
         assert all(torch.equal(env.target, made[0].target) for env in made)

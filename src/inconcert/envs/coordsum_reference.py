@@ -23,12 +23,13 @@ class Referee:
 
     Args:
         num_actions: A.
-        guess: "per_target" (the paper) or "clamped" (the authors' code: one record for all targets >= A-1).
+        guess: "per_target" (the paper), "clamped" (the authors' code: one record for all targets >= A-1) or "never"
+            (ours: one record for all targets, and what is guessed from it costs nothing).
     """
 
     def __init__(self, num_actions: int, guess: str = "per_target") -> None:
         self.num_actions = num_actions
-        self.clamped = guess == "clamped"
+        self.clamped, self.harmless = guess == "clamped", guess == "never"
         self.past: list[tuple[int, int]] = []  # (target, action of the first agent) of every step so far
 
     def judge(self, target: int, actions: list[int]) -> Verdict:
@@ -36,7 +37,7 @@ class Referee:
         guess = self.guess(target)
         hit = sum(actions) == target
         self.past.append((target, actions[0]))
-        if hit and guess != actions[0]:
+        if hit and (self.harmless or guess != actions[0]):
             return Verdict(2.0, hit, guess)
         if hit:
             return Verdict(1.0, hit, guess)
@@ -54,4 +55,4 @@ class Referee:
     def same_record(self, one: int, other: int) -> bool:
         """Whether two targets share a record."""
         last = self.num_actions - 1
-        return one == other or (self.clamped and one >= last and other >= last)
+        return one == other or self.harmless or (self.clamped and one >= last and other >= last)

@@ -126,9 +126,9 @@ LAPTOP: dict[str, Any] = {
     "num_envs": 32, "rollout": 100, "updates": 150, "epochs": 4, "minibatches": 8, "clip": 0.2, "decay_lr": True,
     "ent_coef": 1e-4, "gae_lambda": 0.25, "max_grad_norm": 10.0, "eval_every": 10,
 }  # fmt: skip
-"""One setting for all algorithms (and all tasks but for `LONGER`): fewer parallel environments and networks without recurrence; a
-small lambda, because the next targets do not depend on the actions, so that later errors mostly add noise to the
-advantage; decaying learning rates, because with a constant one the policy overshoots and loses what it had."""
+"""One setting for all algorithms (and all tasks but for `LONGER`): fewer parallel environments and networks without
+recurrence; a small lambda, because the next targets do not depend on the actions, so that later errors mostly add noise
+to the advantage; decaying learning rates, because with a constant one the policy overshoots and loses what it had."""
 
 LONGER: dict[str, dict[str, Any]] = {"coordsum/8x15-100": {"updates": 240}}
 """Tasks whose laptop tier is longer, for all algorithms: after 150 updates even the best still climb steeply there."""

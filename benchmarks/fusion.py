@@ -7,6 +7,7 @@ Prints microseconds per call for a team of the size of the MPE, of a middling an
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -40,9 +41,9 @@ def measure(num_agents: int, num_actions: int, slots: int = 1) -> dict[str, floa
     for name, full in (("filter", False), ("filter, matrices", True)):
         fusion = KalmanFusion(num_actions, 1.2, full=full)
         state = fusion.init(slots, num_agents)
-        result[name] = microseconds(lambda fusion=fusion, state=state: fusion(both[0], both[1], state, available))
+        result[name] = microseconds(functools.partial(fusion, both[0], both[1], state, available))
     for name, pool in pools.POOLS.items():
-        result[name] = microseconds(lambda pool=pool: pool(both))
+        result[name] = microseconds(functools.partial(pool, both))
     return result
 
 

@@ -156,7 +156,8 @@ class KalmanFusion:
         observed = torch.as_tensor(r2, dtype=torch.float32)
         several = observed.dim() in (1, 3)
         parts = list(observed) if several else [observed]
-        self.observed = torch.stack([self._covariance("r2", part) for part in parts])  # [M - 1] or [M - 1, A, A]
+        every = torch.stack([self._covariance("r2", part) for part in parts])  # [M - 1] or [M - 1, A, A]
+        self.observed = every.view(-1, 1, 1, *every.shape[1:])
 
     def _covariance(self, name: str, value: float | Tensor) -> Tensor:
         given = torch.as_tensor(value, dtype=torch.float32)
@@ -217,24 +218,17 @@ class KalmanFusion:
         prior, observed, innovation = self._uncertainties(primary, others, state, available)
         mean, posterior, gain = self._assimilate(own, prior, theirs, observed)
 
-        active = self._updating(state)
-        if self.skip_single and available is not None:
-            alive = available.sum(-1) > 1
+        alive = None if available is None or not self.skip_single else available.sum(-1) > 1
+        if alive is not None:
             mean = torch.where(alive.unsqueeze(-1), mean, own)
-            active = active.unsqueeze(-1) & alive  # [B, N]
-        else:
-            active = active.unsqueeze(-1).expand(primary.shape[:2])
         if self.noise_reading == "after":
             posterior = self._widen(posterior, self.noise)
-        keep = active.view(*active.shape, *[1] * (state.covariance.dim() - 2))
-        moved = torch.where(keep, posterior, state.covariance)
-        if self.covariance in FROM_POLICIES or self.budget_reading == "inner":
-            moved = state.covariance
+        moved = self._moved(state, posterior, alive)
 
         fused = mean if self.space == "probability" else restricted_softmax(mean, available)
         if normal is not None:
             fused = fused + self.noise * normal
-        return self._onto_simplex(fused, primary, available), FusionState(
+        return self._onto_simplex(fused, available), FusionState(
             moved, gain, state.steps + 1, state.episodes, innovation
         )
 
@@ -274,8 +268,7 @@ class KalmanFusion:
         self, primary: Tensor, others: Tensor, state: FusionState, available: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Covariance of the primary before this step and of each auxiliary, and the next running mean."""
-        shape = (-1, *[1] * 2, *self.observed.shape[1:])
-        observed = self.observed.to(primary.device).view(shape)  # [M - 1, 1, 1] or [M - 1, 1, 1, A, A]
+        observed = self.observed.to(primary.device)  # [M - 1, 1, 1] or [M - 1, 1, 1, A, A]
         innovation = state.innovation
         if self.covariance in FROM_POLICIES:
             scale = torch.diagonal(observed, dim1=-2, dim2=-1).mean(-1) if self.full else observed
@@ -285,7 +278,8 @@ class KalmanFusion:
             observed = spread[1:] * (scale[..., None, None] if self.full else scale)
         else:
             prior = state.covariance if self.budget_reading != "inner" else self._fresh(state)
-            observed = observed.expand(-1, *primary.shape[:2], *[-1] * (observed.dim() - 3))
+            if len(observed) > 1:  # the tree and the information form want equal shapes
+                observed = observed.expand(-1, *primary.shape[:2], *[-1] * (observed.dim() - 3))
         if self.covariance == "innovation":
             # E[nu nu^T] = S + R for a filter that is right about itself; R is what the prior does not explain
             squared = (others - primary).square().mean(-1)
@@ -341,7 +335,7 @@ class KalmanFusion:
         for other, noise in zip(others, observed, strict=True):
             mean, prior, gain = self._combine(mean, prior, other, noise)
             gains.append(gain)
-        return mean, prior, torch.stack(gains)
+        return mean, prior, torch.stack(gains) if len(gains) > 1 else gains[0].unsqueeze(0)
 
     def _combine(self, mean: Tensor, prior: Tensor, other: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Eqs 3 to 5 for one pair; the Joseph form with the transposes of Table 6."""
@@ -380,6 +374,16 @@ class KalmanFusion:
         fused, posterior = level[0]
         return fused, posterior, self._batch(mean, prior, others, observed)[2]
 
+    def _moved(self, state: FusionState, posterior: Tensor, alive: Tensor | None) -> Tensor:
+        """The covariance after the step: the posterior where the budget allows and the agent is `alive` `[B, N]`."""
+        if self.covariance in FROM_POLICIES or self.budget_reading == "inner":
+            return state.covariance
+        if self.update_budget is None and alive is None:
+            return posterior
+        active = self._updating(state).unsqueeze(-1)
+        active = active.expand(posterior.shape[:2]) if alive is None else active & alive
+        return torch.where(active.view(*active.shape, *[1] * (posterior.dim() - 2)), posterior, state.covariance)
+
     def _updating(self, state: FusionState) -> Tensor:
         """`[B]` bool: whether this step moves the covariance."""
         if self.update_budget is not None and self.budget_reading == "period":
@@ -405,13 +409,12 @@ class KalmanFusion:
         amount = noise[..., None, None] if isinstance(noise, Tensor) else noise
         return covariance + amount * self._unit(covariance)
 
-    def _onto_simplex(self, fused: Tensor, primary: Tensor, available: Tensor | None) -> Tensor:
+    def _onto_simplex(self, fused: Tensor, available: Tensor | None) -> Tensor:
         """Eq 8, then the mask again: clipping would give unavailable actions a probability of gamma."""
         clipped = fused.clamp(self.clip, 1 - self.clip)
         if available is not None:
-            clipped = torch.where(available, clipped, 0.0)
-        total = clipped.sum(-1, keepdim=True)
-        return torch.where(total > 0, clipped / total, primary)
+            clipped = clipped * available
+        return clipped / clipped.sum(-1, keepdim=True)
 
 
 def centred_logits(p: Tensor, available: Tensor | None) -> Tensor:

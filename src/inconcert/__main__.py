@@ -1,4 +1,4 @@
-"""The command line: `python -m inconcert list | train | evaluate | archive | verdicts`.
+"""The command line: `python -m inconcert list | train | search | evaluate | archive | replay | verdicts`.
 
 Exit codes: 0 done, 1 the work failed (a diverged loss, a full disk), 2 bad input (one line names the valid choices),
 130 interrupted (the same command continues).
@@ -24,10 +24,10 @@ from inconcert.evaluate import Diverged, Mode, play
 
 @dataclass(frozen=True)
 class List:
-    """List what there is: tasks, algorithms, exhibits or records."""
+    """List what there is: tasks, algorithms, exhibits, records or searches."""
 
     what: tyro.conf.Positional[str] = "exhibits"
-    """tasks, algorithms, exhibits or records"""
+    """tasks, algorithms, exhibits, records or searches"""
 
     def run(self) -> None:
         rows: dict[str, Any] = {
@@ -40,6 +40,7 @@ class List:
                 (key.task, key.algorithm, key.variant, key.tier, records.read(key.path).freshness(), str(key.path))
                 for key in records.find()
             ],
+            "searches": _searches,
         }
         if self.what not in rows:
             raise unknown("list", self.what, rows)
@@ -105,22 +106,116 @@ class Train:
             raise unknown("tier", self.tier, TIERS)
         if self.jobs < 1:
             raise InputError(f"jobs must be at least 1, not {self.jobs}")
-        changes: dict[str, Any] = {"seeds": self.seeds} if self.seeds else {}
-        for one in self.set:
-            name, equals, value = one.partition("=")
-            if not equals:
-                raise InputError(f"--set takes NAME=VALUE, not {one!r}")
-            changes[name] = yaml.safe_load(value)
+        changes = _changes(module, module.configure(self.task, self.tier, self.variant), self.set, self.seeds)
         if self.variant not in module.VARIANTS and not changes:
             raise unknown("variant", self.variant, filter(None, module.VARIANTS))
         if self.variant in module.VARIANTS and changes:
             names = ", ".join(changes)
             raise InputError(f"changed settings ({names}) need a name of their own: add --variant NAME, a new one")
-        base = dataclasses.asdict(module.configure(self.task, self.tier, self.variant))
-        checked = check_fields(module.Config, {**base, **changes})
-        return runs.Plan(
-            self.algorithm, self.task, self.tier, self.variant, {name: getattr(checked, name) for name in changes}
-        )
+        return runs.Plan(self.algorithm, self.task, self.tier, self.variant, changes)
+
+
+def _changes(module: Any, base: Any, assignments: list[str], seeds: list[int]) -> dict[str, Any]:
+    """The settings of `--set NAME=VALUE ...` and `--seeds`, checked against the `Config` that they change."""
+    changes: dict[str, Any] = {"seeds": seeds} if seeds else {}
+    for one in assignments:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise InputError(f"--set takes NAME=VALUE, not {one!r}")
+        changes[name] = yaml.safe_load(value)
+    checked = check_fields(module.Config, {**dataclasses.asdict(base), **changes})
+    return {name: getattr(checked, name) for name in changes}
+
+
+def _searches() -> list[tuple[str, ...]]:
+    """The searches there are; importing Optuna takes most of a second, which other commands need not wait for."""
+    from inconcert import search
+
+    tables = [(path, records.read(path)) for path in search.find()]
+    return [
+        (table.task, table.algorithm, table.variant, table.tier, table.meta["name"], table.freshness(), str(path))
+        for path, table in tables
+    ]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Search settings with TPE over the paper's spaces, or go on with a search."""
+
+    algorithm: tyro.conf.Positional[str]
+    """see `inconcert list algorithms`"""
+    task: tyro.conf.Positional[str]
+    """see `inconcert list tasks`"""
+    tier: str = "smoke"
+    """budget of a trial, and all settings that are not searched: smoke, laptop or paper"""
+    variant: str = ""
+    """a named variant of the algorithm"""
+    name: str = ""
+    """of a search with options of its own (--set, --seeds, --seed, --startup, --prune)"""
+    trials: int = 0
+    """in all, those of earlier calls included; 0 for the tier's number (smoke 3, else the paper's 40)"""
+    set: list[str] = field(default_factory=list)
+    """single settings, NAME=VALUE, which are then not searched; needs --name NAME"""
+    seeds: list[int] = field(default_factory=list)
+    """other seeds of the training than the tier's; needs --name NAME"""
+    seed: int = 0
+    """of the suggestions"""
+    startup: int = 10
+    """random trials before TPE takes over"""
+    prune: bool = False
+    """stop trials early that do worse than the median (needs --jobs 1)"""
+    check: int = 0
+    """afterwards train the best settings and the tier's own on so many fresh seeds"""
+    jobs: int = 1
+    """one-thread processes to split the seeds of a trial over"""
+    device: str = "cpu"
+    """cpu or cuda"""
+    restart: bool = False
+    """forget the trials there are first"""
+
+    def run(self) -> None:
+        from inconcert import search
+
+        plan = self.plan()
+        wanted = self.trials or search.TRIALS[self.tier]
+        console = Console()
+        bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[score]}"), console=console,
+        )  # fmt: skip
+        with bar:
+            whole = bar.add_task("trials", total=wanted, score="")
+            inner = bar.add_task("updates", total=plan.config.updates, score="")
+
+            def report(which: int | str, sign: runs.Progress) -> None:
+                name = f"trial {which}" if isinstance(which, int) else f"check of {which}"
+                score = f"{sign.phase} return {sign.score:.2f}"
+                bar.update(inner, description=name, completed=sign.update, score=score)
+                if isinstance(which, int):
+                    bar.update(whole, completed=which)
+
+            for one in search.run(plan, wanted, self.jobs, self.device, self.restart, report):
+                bar.update(whole, completed=one.number + 1)
+                result = one.state if one.score is None else f"{one.score:.2f}"
+                shown = " ".join(f"{name}={value:g}" for name, value in one.params.items())
+                print(f"trial {one.number}: {result}, {shown} {one.reason}".strip(), flush=True)
+            if self.check:
+                for role, scores in search.check(plan, self.check, self.jobs, self.device, report).items():
+                    print(f"{role} on {len(scores)} fresh seeds: {sum(scores.values()) / len(scores):.2f}", flush=True)
+        print(plan.table)
+
+    def plan(self) -> Any:
+        from inconcert import search
+
+        envs.make(self.task, num_envs=1)
+        if self.jobs < 1:
+            raise InputError(f"jobs must be at least 1, not {self.jobs}")
+        plain = search.Search(self.algorithm, self.task, self.tier, self.variant, self.name)
+        changes = _changes(records.algorithm_module(self.algorithm), plain.config, self.set, self.seeds)
+        plan = dataclasses.replace(plain, changes=changes, seed=self.seed, startup=self.startup, prune=self.prune)
+        if plan != plain and not self.name:
+            raise InputError("a search with options of its own needs a name: add --name NAME")
+        return plan
 
 
 @dataclass(frozen=True)
@@ -170,7 +265,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Archive:
-    """Copy fresh records from runs/ into data/runs/, which is committed and ships with the book."""
+    """Copy fresh records, and tables of searches, from runs/ into data/, which is committed and ships with the book."""
 
     only: tyro.conf.Positional[str] = ""
     """a part of the record's path, such as coordsum/3x10-30/mappo"""
@@ -178,13 +273,49 @@ class Archive:
     def run(self) -> None:
         own = records.folders()[0]
         keys = [key for key in records.find() if key.path.is_relative_to(own) and self.only in str(key.path)]
-        if not keys:
+        tables = [path for path in sorted(own.glob("searches/*/*/*/*.parquet")) if self.only in str(path)]
+        if not keys and not tables:
             raise InputError(f"no record under {own} matches {self.only!r}; see: inconcert list records")
-        stale = [str(key.path) for key in keys if records.read(key.path).freshness() != "FRESH"]
+        paths = [*(key.path for key in keys), *tables]
+        stale = [str(path) for path in paths if records.read(path).freshness() != "FRESH"]
         if stale:
             raise InputError(f"stale records are not archived, run them again or delete them: {', '.join(stale)}")
         for key in keys:
             print(records.archive(key))
+        if tables:
+            from inconcert import search
+
+            for path in tables:
+                print(search.archive(path))
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Play the beginning of archived runs again; those that come out the same, bit for bit, count as fresh."""
+
+    only: tyro.conf.Positional[str] = ""
+    """a part of the record's path, such as coordsum/3x10-30/mappo; without it, all that are stale"""
+    evaluations: int = 3
+    """how many evaluations to compare, counted from the untrained policy"""
+
+    def run(self) -> None:
+        from inconcert import replay
+
+        archive = records.folders()[1]
+        keys = [key for key in records.find() if key.path.is_relative_to(archive) and self.only in str(key.path)]
+        stale = [one for one in map(records.read, (key.path for key in keys)) if one.freshness() != "FRESH"]
+        if not stale:
+            print("every record is fresh")
+        different = []
+        for record in stale:
+            try:
+                result = replay.replay(record, self.evaluations)
+                replay.accept(record, result)
+                print(f"{record.path}: the same up to update {result.updates}, {result.episodes} episodes; fresh now")
+            except InputError as error:
+                different.append(str(error))
+        if different:
+            raise InputError("; ".join(different))
 
 
 @dataclass(frozen=True)
@@ -203,8 +334,10 @@ class Verdicts:
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Search, tyro.conf.subcommand("search")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Archive, tyro.conf.subcommand("archive")]
+    | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Verdicts, tyro.conf.subcommand("verdicts")]
 )
 

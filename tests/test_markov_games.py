@@ -269,11 +269,11 @@ def test_too_few_halvings_leave_a_bound_that_is_loose_but_true() -> None:
 
 @pytest.mark.parametrize(("agents", "actions"), [(2, 3), (3, 2), (3, 3)])
 def test_halved_cells_cover_their_parent(agents: int, actions: int) -> None:
-    cells = torch.eye(actions, dtype=torch.float64).expand(1, agents - 1, -1, -1)
+    cells = torch.eye(actions, dtype=torch.float64).unsqueeze(-1).repeat(agents - 1, 1, 1, 1)
     for _ in range(3):
         cells = mg._halve(cells)
-    assert len(cells) == 8
-    volume = torch.linalg.det(cells).abs().prod(-1)
+    assert cells.shape[-1] == 8
+    volume = torch.linalg.det(cells.movedim(-1, 0)).abs().prod(-1)
     assert volume.sum().item() == pytest.approx(1.0)
 
 

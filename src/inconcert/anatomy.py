@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from inconcert import envs, joint
+from inconcert import envs, joint, onpolicy
 from inconcert.evaluate import Player
 
 SIGNS: dict[str, str] = {
@@ -104,6 +105,63 @@ def draw_signs(signs: pd.DataFrame, skip: Sequence[str] = ("policy_loss",)) -> F
     for ax in panels[-1]:
         ax.set_xlabel("env. steps (thousands)", fontsize=9.5)
     return figure
+
+
+@dataclass(frozen=True)
+class Price:
+    """What the training updates of an algorithm cost."""
+
+    shares: pd.Series
+    """Share of the processor time by part, summing to 1."""
+    rate: float
+    """Environment steps (of all seeds together) per second of processor time, evaluations left out."""
+
+
+def price(build: Callable[[Any, envs.Spec, str], onpolicy.Learner], config: Any, updates: int = 2) -> Price:
+    """Processor time of a few updates on the CPU, by what it is spent on; a first update is not counted."""
+    env = envs.make(config.task, config.num_envs, config.seeds, "cpu", **config.env_options)
+    learner = build(config, env.spec, "cpu")
+    spent: defaultdict[str, float] = defaultdict(float)
+
+    def watch(owner: Any, method: str, part: str) -> None:
+        original = getattr(owner, method)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            started = time.process_time()
+            result = original(*arguments, **named)
+            spent[part] += time.process_time() - started
+            return result
+
+        setattr(owner, method, timed)
+
+    watch(env, "step", "environment")
+    watch(learner, "act", "choosing actions")
+    watch(learner.optimiser, "step", "optimiser")
+    now: dict[str, Any] = {
+        "step": env.reset(),
+        "start": torch.ones(len(config.seeds), config.num_envs, dtype=torch.bool),
+        **learner.memories(config.num_envs),
+    }
+    playing, learning = 0.0, 0.0
+    for index in range(updates + 1):
+        if index == 1:
+            spent.clear()
+            playing, learning = 0.0, 0.0
+        started = time.process_time()
+        data = onpolicy.collect(learner, env, now, index)
+        played = time.process_time()
+        learner.learn(data, index)
+        playing, learning = playing + played - started, learning + time.process_time() - played
+    parts = {
+        "choosing actions": spent["choosing actions"],
+        "environment": spent["environment"],
+        "keeping the rollout, advantages": playing - spent["choosing actions"] - spent["environment"],
+        "minibatches, losses, gradients": learning - spent["optimiser"],
+        "optimiser": spent["optimiser"],
+    }
+    total = playing + learning
+    steps = updates * config.steps_per_update * len(config.seeds)
+    return Price(pd.Series(parts, name="share of the time") / total, steps / total)
 
 
 @torch.no_grad()

@@ -327,20 +327,21 @@ def certificate(guider: Tensor, divergence: Tensor, num_agents: int, gap: float 
     Returns:
         The bound. `divergence <= bound + gap` says that the search did find the global minimum, to within `gap`.
     """
-    log_guider = guider.flatten(0, guider.dim() - num_agents - 1).log()
+    # cells come last: every operation is then elementwise along them
+    log_guider = guider.flatten(0, guider.dim() - num_agents - 1).log().movedim(0, -1).contiguous()
     num_actions, free = guider.shape[-1], num_agents - 1
     best = divergence.flatten().clone()
-    cells = torch.eye(num_actions, dtype=torch.float64).expand(len(best), free, -1, -1)  # [C, N - 1, corner, A]
+    cells = torch.eye(num_actions, dtype=torch.float64).unsqueeze(-1).repeat(free, 1, 1, len(best))
     owner = torch.arange(len(best))
-    lower, middle = _bounds(log_guider[owner], cells)
+    lower, middle = _bounds(log_guider[..., owner], cells)
     for _ in range(rounds):
         best = best.scatter_reduce(0, owner, middle, "amin")
-        open_cells = lower < best[owner] - gap
-        cells, owner, lower = cells[open_cells], owner[open_cells], lower[open_cells]
-        if not len(cells):
+        open_cells = (lower < best[owner] - gap).nonzero().squeeze(1)
+        cells, owner, lower = cells[..., open_cells], owner[open_cells], lower[open_cells]
+        if not len(owner):
             break
         cells, owner = _halve(cells), owner.repeat(2)
-        lower, middle = _bounds(log_guider[owner], cells)
+        lower, middle = _bounds(log_guider[..., owner], cells)
     bound = (best - gap).scatter_reduce(0, owner, lower, "amin")
     return bound.reshape(divergence.shape)
 
@@ -349,35 +350,34 @@ def _bounds(log_guider: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
     """The least that the divergence can be in each cell, and what it is at the cell's centre: `[C]` each.
 
     Args:
-        log_guider: `[C, A, ..., A]`.
-        cells: `[C, N - 1, corner, A]`.
+        log_guider: `[A, ..., A, C]`.
+        cells: `[N - 1, corner, A, C]`.
     """
-    centre = cells.mean(-2)  # [C, N - 1, A]
-    tangents = (cells * centre.log().unsqueeze(-2)).sum(-1)  # [C, N - 1, corner], by Gibbs' inequality below -entropy
-    corners, at_centre = log_guider, log_guider
-    below = torch.zeros([], dtype=torch.float64)
-    for agent in range(cells.shape[1]):
-        rest = log_guider.dim() - 2 - agent  # agents that come after this one
-        weights = cells[:, agent].reshape(len(cells), *[1] * (agent + rest - 1), *cells.shape[-2:])
-        corners = (corners.movedim(1 + agent, -1) @ weights.mT).movedim(-1, 1 + agent)
-        at_centre = torch.einsum("ca,ca...->c...", centre[:, agent], at_centre)
-        below = below.unsqueeze(-1) + tangents[:, agent].reshape(len(cells), *[1] * agent, -1)
-    lower = (below - torch.logsumexp(corners, dim=-1)).flatten(1).amin(-1)
-    return lower, torch.special.xlogy(centre, centre).sum((1, 2)) - torch.logsumexp(at_centre, dim=-1)
+    centre = cells.mean(1)  # [N - 1, A, C]
+    tangents = (cells * centre.log().unsqueeze(1)).sum(2)  # [N - 1, corner, C], by Gibbs' inequality below -entropy
+    corners, at_centre = log_guider.unsqueeze(0), log_guider  # [corners of the agents so far, A, ..., A, C]
+    below = tangents.new_zeros(1, 1)
+    for weights, middle, tangent in zip(cells, centre, tangents, strict=True):
+        rest = [1] * (at_centre.dim() - 2)  # agents that come after this one
+        corners = (corners.unsqueeze(1) * weights.unflatten(1, (-1, *rest))).sum(2).flatten(0, 1)
+        at_centre = (at_centre * middle.unflatten(0, (-1, *rest))).sum(0)
+        below = (below.unsqueeze(1) + tangent).flatten(0, 1)
+    lower = (below - torch.logsumexp(corners, dim=1)).amin(0)
+    return lower, torch.special.xlogy(centre, centre).sum((0, 1)) - torch.logsumexp(at_centre, dim=0)
 
 
 def _halve(cells: Tensor) -> Tensor:
-    """`[2 C, N - 1, corner, A]`: each cell is cut across its longest edge, all first halves before all second ones."""
-    count, _, corners, _ = cells.shape
+    """`[N - 1, corner, A, 2 C]`: each cell is cut across its longest edge, all first halves before all second ones."""
+    corners, count = cells.shape[1], cells.shape[-1]
     ends = torch.combinations(torch.arange(corners), 2)
-    lengths = (cells[:, :, ends[:, 0]] - cells[:, :, ends[:, 1]]).square().sum(-1)  # [C, N - 1, edge]
-    longest = lengths.flatten(1).argmax(-1)
-    agent, edge = longest // len(ends), longest % len(ends)
-    rows, (first, second) = torch.arange(count), ends[edge].T
-    middle = (cells[rows, agent, first] + cells[rows, agent, second]) / 2
-    halves = cells.repeat(2, 1, 1, 1)
-    halves[rows, agent, first] = middle
-    halves[rows + count, agent, second] = middle
+    lengths = (cells[:, ends[:, 0]] - cells[:, ends[:, 1]]).square().sum(2)  # [N - 1, edge, C]
+    longest = lengths.flatten(0, 1).argmax(0)
+    agent, (first, second) = longest // len(ends), ends[longest % len(ends)].T
+    columns = torch.arange(count)
+    middle = (cells[agent, first, :, columns] + cells[agent, second, :, columns]) / 2
+    halves = cells.repeat(1, 1, 1, 2)
+    halves[agent, first, :, columns] = middle
+    halves[agent, second, :, columns + count] = middle
     return halves
 
 

@@ -13,17 +13,29 @@ from inconcert.config import InputError
 TASK = "coordsum/3x10-30"
 
 
-@pytest.fixture(params=envs.tasks())
+OUTSIDE = ("football", "smac", "smacv2")
+"""Suites that need more than `make book` installs; their own tests hold them to this contract."""
+
+
+@pytest.fixture(params=[task for task in envs.tasks() if task.partition("/")[0] not in OUTSIDE])
 def task(request):
     return request.param
 
 
+def make(task, **arguments):
+    """Environments that play in worker processes play in this one: their own tests start some."""
+    workers = {"workers": 0} if task.startswith("pettingzoo/") else {}
+    return envs.make(task, **arguments, **workers)
+
+
 def act(env, generator):
-    return torch.randint(env.spec.num_actions, (env.num_envs, env.spec.num_agents), generator=generator)
+    """Legal actions, the later ones likelier: drawn evenly, cars would never be fast enough for chance to matter."""
+    weight = env.observe().available.flatten(0, 1).cpu() * torch.arange(1.0, env.spec.num_actions + 1)
+    return torch.multinomial(weight, 1, generator=generator).view(env.num_envs, env.spec.num_agents)
 
 
 def test_shapes_types_and_devices(task):
-    env = envs.make(task, num_envs=3, seed=[5, 6])
+    env = make(task, num_envs=3, seed=[5, 6])
     generator = torch.Generator().manual_seed(0)
     spec, rows = env.spec, 6
     assert env.num_envs == rows
@@ -49,7 +61,7 @@ def test_shapes_types_and_devices(task):
 
 
 def test_first_step_has_no_reward_and_no_end(task):
-    step = envs.make(task, num_envs=2).reset()
+    step = make(task, num_envs=2).reset()
     assert not step.reward.any()
     assert not step.terminated.any()
     assert not step.truncated.any()
@@ -57,7 +69,7 @@ def test_first_step_has_no_reward_and_no_end(task):
 
 def test_auto_reset_and_episode_sums(task):
     """Rewards summed by the caller over an episode are what the environment reports; the next episode starts from 0."""
-    env = envs.make(task, num_envs=4, seed=1)
+    env = make(task, num_envs=4, seed=1)
     generator = torch.Generator().manual_seed(1)
     env.reset()
     total, length, ended_rows = torch.zeros(4), torch.zeros(4, dtype=torch.long), 0
@@ -81,7 +93,7 @@ def test_auto_reset_and_episode_sums(task):
 
 def test_steps_stay_valid(task):
     """What a step returned is not overwritten by later steps and restarts."""
-    env = envs.make(task, num_envs=2, seed=2)
+    env = make(task, num_envs=2, seed=2)
     generator = torch.Generator().manual_seed(2)
     kept = [env.reset()]
     copies = [flat(kept[0])]
@@ -93,26 +105,26 @@ def test_steps_stay_valid(task):
 
 
 def test_same_seed_same_episodes_other_seed_other(task):
-    runs = [trace(envs.make(task, num_envs=3, seed=seed), steps=130) for seed in (7, 7, 8)]
+    runs = [trace(make(task, num_envs=3, seed=seed), steps=130) for seed in (7, 7, 8)]
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
 
 
 def test_a_seeds_block_is_that_seed_alone(task):
     seeds, copies = [3, 1, 4], 2
-    together = envs.make(task, num_envs=copies, seed=seeds)
+    together = make(task, num_envs=copies, seed=seeds)
     generator = torch.Generator().manual_seed(9)
     actions = [act(together, generator) for _ in range(250)]
     whole = trace(together, actions=actions)
     for index, seed in enumerate(seeds):
         block = slice(index * copies, (index + 1) * copies)
-        alone = trace(envs.make(task, num_envs=copies, seed=seed), actions=[a[block] for a in actions])
+        alone = trace(make(task, num_envs=copies, seed=seed), actions=[a[block] for a in actions])
         assert same([[tensor[block] for tensor in step] for step in whole], alone)
 
 
 def test_rows_and_seeds_differ(task):
     """No two rows are copies of each other, within a seed or between seeds."""
-    whole = trace(envs.make(task, num_envs=2, seed=[0, 1]), steps=20)
+    whole = trace(make(task, num_envs=2, seed=[0, 1]), steps=20)
     rows = [torch.stack([step[1][row] for step in whole]) for row in range(4)]
     assert all(not torch.equal(rows[i], rows[j]) for i in range(4) for j in range(i))
 
@@ -120,7 +132,7 @@ def test_rows_and_seeds_differ(task):
 @pytest.mark.parametrize("before", [0, 1, 99, 100, 137])
 def test_state_round_trip(task, before):
     """A saved state, in any environment made the same way, continues to the same future; saving does not disturb."""
-    env = envs.make(task, num_envs=3, seed=[1, 2])
+    env = make(task, num_envs=3, seed=[1, 2])
     generator = torch.Generator().manual_seed(3)
     env.reset()
     for _ in range(before):
@@ -131,7 +143,7 @@ def test_state_round_trip(task, before):
     future = trace(env, actions=actions, reset=False)
     assert all(torch.equal(state[name], kept[name]) for name in kept), "the saved state changed with the environment"
 
-    other = envs.make(task, num_envs=3, seed=[8, 9])
+    other = make(task, num_envs=3, seed=[8, 9])
     other.reset()
     other.load_state_dict(state)
     for tensor in state.values():  # whoever loaded it has its own copy
@@ -141,22 +153,22 @@ def test_state_round_trip(task, before):
 
 def test_state_survives_a_file(task, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
-    env = envs.make(task, num_envs=2)
+    env = make(task, num_envs=2)
     safetensors.save_file(env.state_dict(), tmp_path / "state")
     env.load_state_dict(safetensors.load_file(tmp_path / "state"))
 
 
 def test_foreign_state_is_refused(task):
-    env = envs.make(task, num_envs=2)
+    env = make(task, num_envs=2)
     before = flat(env.observe())
     with pytest.raises(InputError, match="no state of this environment"):
-        env.load_state_dict(envs.make(task, num_envs=3, seed=1).state_dict())
-    state = envs.make(task, num_envs=2, seed=1).state_dict()
+        env.load_state_dict(make(task, num_envs=3, seed=1).state_dict())
+    state = make(task, num_envs=2, seed=1).state_dict()
     state.pop(list(state)[-1])
     with pytest.raises(InputError, match="is missing"):
         env.load_state_dict(state)
-    spoiled = envs.make(task, num_envs=2, seed=1).state_dict()
-    for name in ("generators", "targets", "time"):
+    spoiled = make(task, num_envs=2, seed=1).state_dict()
+    for name in {"generators", "targets", "time", "length"} & spoiled.keys():
         with pytest.raises(InputError, match="no state of this environment"):
             env.load_state_dict(spoiled | {name: torch.full_like(spoiled[name], 200)})
     assert all(torch.equal(a, b) for a, b in zip(flat(env.observe()), before, strict=True))
@@ -234,8 +246,8 @@ def test_import_is_light():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_the_same_and_does_not_wait(task):
-    """Same targets and rewards as on the CPU; no step makes the host wait for the device."""
-    cpu, cuda = (envs.make(task, num_envs=4, seed=[1, 2], device=device) for device in ("cpu", "cuda"))
+    """Same episodes and rewards as on the CPU; no step makes the host wait for the device."""
+    cpu, cuda = (make(task, num_envs=4, seed=[1, 2], device=device) for device in ("cpu", "cuda"))
     generator = torch.Generator().manual_seed(4)
     actions = [act(cpu, generator) for _ in range(230)]
     on_device = [one.cuda() for one in actions]
@@ -246,7 +258,11 @@ def test_cuda_gives_the_same_and_does_not_wait(task):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     moved = [[tensor.cpu() for tensor in flat(step)] for step in steps]
-    assert same(trace(cpu, actions=actions)[1:], moved)
+    expected = trace(cpu, actions=actions)[1:]
+    if task.startswith(("mpe/", "spread/")):  # exp and log of the two devices differ in the last bit
+        torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)
+    else:
+        assert same(expected, moved)
 
 
 def flat(step):

@@ -17,20 +17,19 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from inconcert import envs, onpolicy
-from inconcert.algorithms import ctds, happo, magpo, mappo, mat, sable
+from inconcert import onpolicy, records, scaling
 
 UPDATES = 2
-CASES: dict[str, tuple[Any, Any, dict[str, Any], float | None]] = {
-    "mappo": (mappo.Learner, mappo, {}, 720),
-    "happo": (happo.Learner, happo, {}, 630),
-    "mat": (mat.learner, mat, {}, 1320),
-    "sable": (sable.learner, sable, {}, 231),
-    "sable-feed-forward": (sable.learner, sable, {"memory": "none"}, 324),
-    "magpo": (magpo.Learner, magpo, {}, 238),
-    "ctds": (magpo.Learner, ctds, {}, None),
+CASES: dict[str, tuple[str, dict[str, Any], float | None]] = {
+    "mappo": ("mappo", {}, 720),
+    "happo": ("happo", {}, 630),
+    "mat": ("mat", {}, 1320),
+    "sable": ("sable", {}, 231),
+    "sable-feed-forward": ("sable", {"memory": "none"}, 324),
+    "magpo": ("magpo", {}, 238),
+    "ctds": ("ctds", {}, None),
 }
-"""Learner, module, changes, and steps per CPU-second of the MAGPO authors' JAX code on a core of this kind."""
+"""Algorithm, changes, and steps per CPU-second of the MAGPO authors' JAX code on a core of this kind."""
 
 
 def product_rate(size: int = 512, repeats: int = 60) -> float:
@@ -45,12 +44,9 @@ def product_rate(size: int = 512, repeats: int = 60) -> float:
 
 def measure(name: str) -> str:
     """One line of the table."""
-    build, module, changes, jax = CASES[name]
-    config = module.configure("coordsum/3x10-30", "paper", seeds=(0,), **changes)
-    env = envs.make(config.task, config.num_envs, config.seeds)
-    learner: onpolicy.Learner = build(config, env.spec, "cpu")
-    start = torch.ones(1, config.num_envs, dtype=torch.bool)
-    now = {"step": env.reset(), "start": start, **learner.memories(config.num_envs)}
+    algorithm, changes, jax = CASES[name]
+    config = records.algorithm_module(algorithm).configure("coordsum/3x10-30", "paper", seeds=(0,), **changes)
+    learner, env, now = scaling.start(algorithm, config)
 
     def update(index: int) -> None:
         learner.learn(onpolicy.collect(learner, env, now, index), index)

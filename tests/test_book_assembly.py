@@ -142,6 +142,26 @@ def test_status_shows_tier_time_and_freshness(monkeypatch: pytest.MonkeyPatch) -
     assert "A processor, 2 cores" in tables.machine_table(executed)
 
 
+def test_measurements_count_as_what_a_page_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tables.scaling.folders()[1] / tables.scaling.FILE
+    record = tables.scaling.Measurement(pd.DataFrame({"setting": ["laptop", "paper", "paper-chunked"]}), {}, path)
+    monkeypatch.setattr(tables.scaling, "load", lambda: record)
+    monkeypatch.setattr(tables.scaling.Measurement, "freshness", lambda self: "STALE(code)")
+    found = tables.measured()
+    assert [(item.path, item.tier, item.archived) for item in found] == [(path, "laptop", True), (path, "paper", True)]
+    monkeypatch.setattr(Exhibit, "record_paths", lambda row: [path] if row.records else [])
+    executed = {"magpo/figure_1": metadata("smoke"), "magpo/table_1": metadata("recorded")}
+    line = tables.status_table(ROWS[:3], executed, found).splitlines()[3]
+    assert '<span class="tier">laptop</span> <span class="tier">paper</span>' in line
+    assert '<span class="stamp stale">STALE(code)</span>' in line
+
+    def missing() -> None:
+        raise records.MissingRecord("nothing is measured yet")
+
+    monkeypatch.setattr(tables.scaling, "load", missing)
+    assert tables.measured() == []
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (119, "119 s"), (121, "2 min"), (7200, "2.0 h")]
 )

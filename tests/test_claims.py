@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from inconcert import claims, published, records
+from inconcert import claims, published, records, scaling, stats
 from inconcert.config import InputError
 from inconcert.criteria import CRITERIA, RECOUNT, AboveBaseline, ExactValue, PublishedInPredictionInterval
 
@@ -65,9 +65,36 @@ def put(monkeypatch: pytest.MonkeyPatch) -> Put:
             raise found
         return found
 
+    def nothing() -> scaling.Measurement:
+        raise records.MissingRecord(f"nothing is measured yet; measure with: {scaling.COMMAND}")
+
     monkeypatch.setattr(records, "load", load)
     monkeypatch.setattr(records, "same_setting", lambda task, algorithm, tier, variant: variant)
+    monkeypatch.setattr(scaling, "load", nothing)
     return add
+
+
+class FakeMeasurement(scaling.Measurement):
+    """Measurements that need not be of the sources of today."""
+
+    def freshness(self) -> str:
+        return self.meta["freshness"]
+
+
+@pytest.fixture
+def measure(put: Put, monkeypatch: pytest.MonkeyPatch) -> Put:
+    """Replaces the measurements by costs that grow with the given exponent of each algorithm, 1 by default."""
+
+    def made(freshness: str = "FRESH", settings: Any = tuple(scaling.SETTINGS), **exponents: float) -> None:
+        rows = []
+        for point in scaling.points(settings):
+            cost = point.agents ** exponents.get(point.algorithm, 1)
+            rows.append({**point._asdict(), "memory_mb": cost, "collect_s": cost, "learn_s": cost, "parameters": 1})
+        path = ROOT / "data" / "measurements" / scaling.FILE
+        record = FakeMeasurement(pd.DataFrame(rows), {"freshness": freshness}, path)
+        monkeypatch.setattr(scaling, "load", lambda: record)
+
+    return made
 
 
 def entry(criterion: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -430,6 +457,83 @@ def test_published_count(judge, monkeypatch: pytest.MonkeyPatch) -> None:
         judge({**some, "rivals": ["w"]}, threshold=1, tasks=[])
 
 
+GROWTH = {"type": "grows_slower", "algorithm": "magpo", "quantity": "memory", "settings": ["laptop", "paper"]}
+
+
+def growth(**changes: Any) -> dict[str, Any]:
+    """A row of claims.yml on what is measured as agents are added."""
+    threshold = 0 if "than" in changes else 1.5
+    return entry({**GROWTH, **changes}, exhibit="magpo-figure-8", seeds=0, tasks=[], threshold=threshold)
+
+
+def test_grows_slower(measure: Put, tmp_path: Path) -> None:
+    (claim,) = read(tmp_path, growth())
+    measure(magpo=1.2)
+    slow = claims.judge(claim)
+    assert slow.status == "replicated"
+    assert slow.numbers["paper"]["exponent"] == pytest.approx(1.2)
+    assert slow.evidence.startswith(
+        "Laptop networks, 2 to 64 agents: memory grows with the exponent +1.20 (95 % CI +1.20 to +1.20) for MAGPO, "
+        "below 1.5; paper networks, 2 to 64 agents:"
+    )
+    assert slow.records == tuple(
+        claims.Source("data/measurements/magpo_figure_8.parquet", tier, 1, "FRESH") for tier in ("laptop", "paper")
+    )
+    assert "Caution" not in slow.evidence
+    measure(magpo=1.8)
+    assert claims.judge(claim).status == "not replicated"
+    measure("STALE(code)")
+    (one,) = read(tmp_path, growth(settings=["paper"]))
+    assert claims.judge(one).evidence.endswith("Caution: the record of MAGPO on paper is STALE(code).")
+
+
+def test_grows_slower_within_noise(measure: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure()
+    monkeypatch.setattr(stats, "power_law", lambda sizes, costs: stats.Interval(1.4, 1.2, 1.6, 0.95, "made up"))
+    verdict = claims.judge(read(tmp_path, growth())[0])
+    assert verdict.status == "partly replicated"
+    assert "not clearly below 1.5" in verdict.evidence
+
+
+def test_grows_slower_than_another(measure: Put, tmp_path: Path) -> None:
+    (claim,) = read(tmp_path, growth(than="happo"))
+    measure(magpo=1.1, happo=1.3)
+    verdict = claims.judge(claim)
+    assert verdict.status == "replicated"
+    assert verdict.numbers["laptop"]["exponent"] == pytest.approx(-0.2)
+    assert "for HAPPO, a difference of -0.20" in verdict.evidence
+    assert len(verdict.records) == 2
+    measure(magpo=1.4, happo=1.3)
+    assert claims.judge(claim).status == "not replicated"
+
+
+def test_growth_is_not_judged_from_a_part_of_the_points(measure: Put, tmp_path: Path) -> None:
+    (claim,) = read(tmp_path, growth())
+    nothing = claims.judge(claim)
+    assert (nothing.status, nothing.commands) == ("not testable here", (scaling.COMMAND,))
+    assert nothing.evidence == "Nothing is measured yet; measure with: python -m inconcert measure."
+    measure(settings=["laptop"])
+    part, whole = len(scaling.points()) - 36, len(scaling.points())
+    assert claims.judge(claim).evidence.startswith(f"{part} of {whole} points are not measured")
+    assert claims.judge(claim).status == "not testable here"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "mapgo"}, "unknown algorithm of setting laptop 'mapgo'; nearest: mappo, magpo"),
+        ({"than": "qmix"}, "unknown algorithm of setting laptop 'qmix'"),
+        ({"settings": ["paper-chunked"], "than": "happo"}, "unknown algorithm of setting paper-chunked 'happo'"),
+        ({"settings": ["papers"]}, "unknown setting 'papers'; nearest: paper"),
+        ({"settings": []}, "needs at least one setting"),
+        ({"quantity": "cost"}, "criterion field 'quantity' must be one of 'memory'"),
+    ],
+)
+def test_growth_of_what_is_not_measured_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, growth(**changes))
+
+
 def test_every_criterion_type_is_tried_here() -> None:
     tried = set(re.findall(r'"type": "(\w+)"', Path(__file__).read_text(encoding="utf-8")))
     assert tried >= set(CRITERIA)
@@ -675,7 +779,7 @@ def test_find_names_the_nearest_claim() -> None:
 def test_the_claims_of_the_book_can_all_be_judged_without_any_record(put: Put) -> None:
     judged = claims.verdicts()
     for verdict in judged:
-        record_based = bool(verdict.claim.tasks)
+        record_based = bool(verdict.claim.tasks) or verdict.claim.type == "grows_slower"
         assert (verdict.status == "not testable here") == record_based, verdict.claim.id
         assert bool(verdict.commands) == record_based
 

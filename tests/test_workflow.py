@@ -338,6 +338,11 @@ def test_bad_input_is_one_line_and_exit_code_2(copy: Path, exhibit: str, tier: s
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{message}\n")
 
 
+def test_an_exhibit_of_measurements_names_its_command() -> None:
+    with pytest.raises(InputError, match="needs no runs: its measurements are made by `python -m inconcert measure`"):
+        build.record_targets("magpo-figure-8", "laptop")
+
+
 def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build.profile_arguments("default") == []
     with pytest.raises(InputError, match="unknown profile 'slrum'; nearest: slurm; valid: default, slurm"):

@@ -50,6 +50,8 @@ def record_targets(exhibit: str, tier: str) -> list[str]:
         raise unknown("tier", tier, TIERS)
     if not row.runs:
         reason = "its notebook computes everything live" if row.notebook else "it is not run here yet"
+        if row.notebook and row.needs:
+            reason = row.needs
         able = [other.id for other in exhibits.load() if other.runs]
         raise InputError(f"exhibit {exhibit!r} needs no runs: {reason}; with runs: {', '.join(able)}")
     from inconcert import records  # loads torch, which the book's targets do not need

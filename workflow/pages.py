@@ -226,7 +226,7 @@ def build(root: Path = ROOT) -> list[str]:
     metadata = {name: nbformat.read(path, as_version=4).metadata for name, path in executed.items()}
     judged = claims.verdicts()
     found = tables.survey(records.find(), records.folders()[1])
-    status = tables.status_table(rows, metadata, tables.recorded(found))
+    status = tables.status_table(rows, metadata, [*tables.recorded(found), *tables.measured()])
     generated = {
         "scoreboard.md": tables.scoreboard(claims.scoreboard(judged), rows, pages),
         **tables.exhibit_tables(rows, judged),

@@ -12,7 +12,7 @@ from typing import Any
 import graph
 import pandas as pd
 
-from inconcert import claims, records
+from inconcert import claims, records, scaling
 from inconcert.config import TIERS, InputError
 from inconcert.exhibits import CHAPTERS, Exhibit
 
@@ -158,6 +158,17 @@ def recorded(found: Iterable[Found]) -> list[Found]:
     return list(best.values())
 
 
+def measured() -> list[Found]:
+    """The measurements that tier "recorded" reads, for `status_table`: one for each tier whose networks they are of."""
+    try:
+        record = scaling.load()
+    except records.MissingRecord:
+        return []
+    archived, freshness = record.path.is_relative_to(scaling.folders()[1]), record.freshness()
+    tiers = dict.fromkeys(scaling.SETTINGS[name].tier for name in record.frame["setting"].unique())
+    return [Found(record.path, "", "", tier, archived, freshness) for tier in tiers]
+
+
 def record_table(found: Iterable[Found]) -> str:
     """A row per record: seeds, steps, cost, machine, date, and whether it still matches the code."""
     lines = []
@@ -179,7 +190,7 @@ def status_table(rows: Sequence[Exhibit], notebooks: Mapping[str, Mapping[str, A
 
     Args:
         notebooks: name -> metadata of the executed notebook, as `workflow/execute.py` leaves it.
-        found: the records that tier "recorded" reads.
+        found: the records and measurements that tier "recorded" reads.
     """
     lines = []
     for row in rows:

@@ -22,12 +22,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from inconcert import envs, exhibits, published, records
+from inconcert import envs, exhibits, published, records, scaling
 from inconcert.config import TIERS, InputError, check_fields, unknown
 from inconcert.criteria import (
     CRITERIA,
     Claim,
+    Cost,
+    Costs,
     FromRecords,
+    GrowsSlower,
     PublishedCount,
     Sample,
     Samples,
@@ -150,6 +153,14 @@ def _parse(row: Mapping[str, Any], papers: Mapping[str, str], tasks: Sequence[st
             raise InputError(f"criterion type {kind} compares at least 2 algorithms")
         if len(getattr(criterion, "values", (0, 1))) < 2:
             raise InputError(f"criterion type {kind} needs at least 2 values")
+    if isinstance(criterion, GrowsSlower):
+        if not criterion.settings:
+            raise InputError(f"criterion type {kind} needs at least one setting")
+        for setting in criterion.settings:
+            measured = [point.algorithm for point in scaling.points([setting])]
+            for name in criterion.players:
+                if name not in measured:
+                    raise unknown(f"algorithm of setting {setting}", name, dict.fromkeys(measured))
     if isinstance(criterion, PublishedCount) and not criterion.rivals:
         raise InputError("criterion field 'rivals' must name at least one column")
     return claim
@@ -197,13 +208,18 @@ def judge(claim: Claim, library: Library | None = None) -> Verdict:
         InputError: the claim names a function, a table, a column or a printed row that does not exist.
     """
     kind = CRITERIA[claim.type]
-    samples: dict[tuple[str, str], Sample] = {}
+    samples: Samples | Costs = {}
     damaged: list[str] = []
     if isinstance(claim.criterion, FromRecords):
         samples, missing, damaged = _collect(claim, library or Library())
         lonely = [f"{title(name)} on {task}" for (name, task), sample in samples.items() if len(sample.values) < 2]
         if missing or lonely:
             return _untestable(claim, samples, missing, damaged, lonely)
+    elif isinstance(claim.criterion, GrowsSlower):
+        try:
+            samples = _measured(claim.criterion)
+        except InputError as error:
+            return Verdict(claim, UNTESTABLE, f"{str(error)[0].upper()}{str(error)[1:]}.", {}, (), (scaling.COMMAND,))
     parts = kind.decide(claim, claim.criterion, samples)
     scores = {part.score for part in parts}
     status = STATUSES[0] if scores == {1.0} else STATUSES[2] if scores == {0.0} else STATUSES[1]
@@ -213,7 +229,7 @@ def judge(claim: Claim, library: Library | None = None) -> Verdict:
         status,
         f"{evidence[0].upper()}{evidence[1:]}.{_caution(claim, samples, damaged)}",
         {part.name: part.numbers for part in parts},
-        tuple(sample.source for sample in samples.values()),
+        tuple(dict.fromkeys(sample.source for sample in samples.values())),
     )
 
 
@@ -252,6 +268,27 @@ def _collect(claim: Claim, library: Library) -> tuple[dict[tuple[str, str], Samp
     return samples, missing, damaged
 
 
+def _measured(criterion: GrowsSlower) -> Costs:
+    """The costs that a criterion compares.
+
+    Raises:
+        InputError: nothing is measured, or not all points are, or the record is damaged.
+    """
+    record = scaling.load()
+    if record.missing:
+        whole = len(scaling.points())
+        raise InputError(f"{len(record.missing)} of {whole} points are not measured; measure with: {scaling.COMMAND}")
+    costs, freshness = scaling.table(record.frame), record.freshness()
+    return {
+        (name, setting): Cost(
+            scaling.line(costs, setting, name, criterion.quantity),
+            Source(_relative_path(record.path), scaling.SETTINGS[setting].tier, 1, freshness),
+        )
+        for setting in criterion.settings
+        for name in criterion.players
+    }
+
+
 def _setting(player: str, task: str, tier: str, criterion: FromRecords) -> tuple[str, str]:
     """Algorithm and variant of the record that a player's scores are taken from."""
     algorithm, _, own = player.partition("@")
@@ -282,12 +319,12 @@ def _untestable(
     return Verdict(claim, UNTESTABLE, ". ".join(notes) + ".", {}, sources, commands)
 
 
-def _caution(claim: Claim, samples: Samples, damaged: list[str]) -> str:
+def _caution(claim: Claim, samples: Samples | Costs, damaged: list[str]) -> str:
     notes = list(damaged)
     stale: dict[str, list[str]] = {}
     for (name, task), sample in samples.items():
-        if len(sample.values) < claim.seeds:
-            notes.append(f"{title(name)} on {task} has {len(sample.values)} of the {claim.seeds} seeds asked for")
+        if sample.source.seeds < claim.seeds:
+            notes.append(f"{title(name)} on {task} has {sample.source.seeds} of the {claim.seeds} seeds asked for")
         if sample.source.freshness != "FRESH":
             stale.setdefault(sample.source.freshness, []).append(f"{title(name)} on {task}")
     for freshness, names in stale.items():

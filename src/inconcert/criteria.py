@@ -17,9 +17,10 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from inconcert import published, stats
+from inconcert import published, scaling, stats
 from inconcert.config import InputError, unknown
 from inconcert.records import swept
+from inconcert.scaling import Quantity
 
 RECOUNT = "recount of the printed table"
 """Label of a verdict that only does the paper's own arithmetic again: no run of ours stands behind it."""
@@ -269,6 +270,26 @@ class GainsLess(FromRecords):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GrowsSlower:
+    """The exponent by which a cost of an update grows with the agents has its 95 % interval below the threshold.
+
+    With `than` it is the difference between the exponents of the two algorithms. An exponent below the threshold whose
+    interval reaches above it counts 1/2. Read from the measurements of `inconcert.scaling`; no run record is needed.
+    """
+
+    algorithm: str
+    quantity: Quantity
+    settings: tuple[str, ...]
+    """Keys of `scaling.SETTINGS`; each is a part."""
+    than: str = ""
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """The algorithms that are read."""
+        return (self.algorithm, self.than) if self.than else (self.algorithm,)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExactValue:
     """`function()` returns the threshold, to within `tolerance`. For what can be enumerated; no record is needed."""
 
@@ -290,7 +311,7 @@ class PublishedCount:
     rivals: tuple[str, ...]
 
 
-Criterion = FromRecords | ExactValue | PublishedCount
+Criterion = FromRecords | GrowsSlower | ExactValue | PublishedCount
 
 
 @dataclass(frozen=True)
@@ -344,6 +365,13 @@ class Sample:
     source: Source
 
 
+class Cost(NamedTuple):
+    """What a measurement says about an algorithm: a cost for each number of agents."""
+
+    line: scaling.Line
+    source: Source
+
+
 @dataclass(frozen=True)
 class Part:
     """The decision on one part of a claim."""
@@ -357,6 +385,8 @@ class Part:
 
 Samples = Mapping[tuple[str, str], Sample]
 """(player, task) -> sample; a player is named as in `FromRecords.players`."""
+Costs = Mapping[tuple[str, str], Cost]
+"""(algorithm, setting) -> cost."""
 
 
 def at(criterion: Any, algorithm: str, value: float) -> str:
@@ -617,6 +647,29 @@ def decide_gains_less(claim: Claim, criterion: GainsLess, samples: Samples) -> l
     return parts
 
 
+def decide_grows_slower(claim: Claim, criterion: GrowsSlower, costs: Costs) -> list[Part]:
+    """See `GrowsSlower`."""
+    parts = []
+    limit = _threshold(claim)
+    for setting in criterion.settings:
+        lines = {name: costs[name, setting].line for name in criterion.players}
+        fits = {name: scaling.growth(line) for name, line in lines.items()}
+        own = lines[criterion.algorithm]
+        found = " and ".join(f"{_interval(fit)} for {title(name)}" for name, fit in fits.items())
+        text = (
+            f"{setting} networks, {own.index.min()} to {own.index.max()} agents: {scaling.WORDS[criterion.quantity]} "
+            f"grows with the exponent {found}"
+        )
+        judged = fits[criterion.algorithm]
+        if criterion.than:
+            judged = scaling.growth(own, lines[criterion.than])
+            text += f", a difference of {_interval(judged)}"
+        score, verdict = _side(judged, limit, below=True)
+        numbers = {"exponent": judged.estimate, "low": judged.low, "high": judged.high}
+        parts.append(Part(setting, score, f"{text}, {verdict} {limit:g}", numbers))
+    return parts
+
+
 def decide_exact_value(claim: Claim, criterion: ExactValue, samples: Samples) -> list[Part]:
     """See `ExactValue`."""
     value = float(_function(criterion.function)())
@@ -658,7 +711,8 @@ class Kind(NamedTuple):
     """A type of criterion."""
 
     fields: type
-    decide: Callable[[Claim, Any, Samples], list[Part]]
+    decide: Callable[[Claim, Any, Any], list[Part]]
+    """From the claim, its criterion and what that reads: `Samples`, `Costs` or nothing."""
     needs_threshold: bool = False
     compares: bool = True
     """Whether it sets at least two records side by side (if it reads any)."""
@@ -680,6 +734,7 @@ CRITERIA: dict[str, Kind] = {
     "gap_grows": Kind(GapGrows, decide_gap_grows),
     "best_of_sweep_beats_reference": Kind(BestOfSweepBeatsReference, decide_best_of_sweep_beats_reference),
     "gains_less": Kind(GainsLess, decide_gains_less),
+    "grows_slower": Kind(GrowsSlower, decide_grows_slower, needs_threshold=True),
     "exact_value": Kind(ExactValue, decide_exact_value, needs_threshold=True),
     "published_count": Kind(PublishedCount, decide_published_count, needs_threshold=True),
 }

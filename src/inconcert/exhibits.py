@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 """The repository (the package is installed in place)."""
 
 EXHIBITS = ROOT / "book" / "exhibits.yml"
-RECORD_FOLDERS = ("runs", "data/runs")
-"""Where run records lie, relative to the repository; a local run counts before an archived one."""
+RECORD_FOLDERS = ("runs", "data/runs", "data")
+"""Where records lie, relative to the repository; a local one counts before an archived one. Run records are archived in
+data/runs, measurements in data/measurements."""
 
 Paper = Literal["environments", "magpo", "kpf", "ensemble_mix", "policy_distance"]
 CHAPTERS: dict[Paper, str] = {
@@ -47,7 +48,7 @@ class Exhibit:
     exhibit: str  # as the paper calls it, such as "Table 1"
     title: str
     notebook: str | None = None  # path in the repository; None: not run here yet
-    needs: str = ""  # what running it takes, where it is not run here
+    needs: str = ""  # what running it takes, where it is not run here, or not by `make runs`
     params: dict[str, Any] | None = None  # the notebook's parameters in the book; None: tier "recorded"
     records: tuple[str, ...] = ()  # globs below a folder of records
     runs: tuple[Run, ...] = ()

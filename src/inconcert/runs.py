@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from inconcert import exhibits, provenance, records
 from inconcert.config import InputError
@@ -50,6 +51,7 @@ class Plan(NamedTuple):
     tier: str
     variant: str
     changes: dict[str, Any]
+    place: Path | None = None  # of the record, where it is not one of those that `records.find` lists
 
     @property
     def config(self) -> Any:
@@ -60,6 +62,8 @@ class Plan(NamedTuple):
     @property
     def path(self) -> Path:
         """Where the record goes."""
+        if self.place is not None:
+            return self.place
         name = records.relative_path(self.task, self.algorithm, self.tier, self.variant)
         return records.folders()[0] / name
 
@@ -170,7 +174,7 @@ def train_part(plan: Plan, seeds: tuple[int, ...], device: str, report: Callable
     state, wall_before, cpu_before = None, 0.0, 0.0
     if checkpoint.exists():
         state, meta = records.load_tensors(checkpoint)
-        frames = [pd.read_parquet(BytesIO(state.pop("rows").numpy().tobytes()))]
+        frames = [_rows(state)]
         wall_before, cpu_before = meta["wall_s"], meta["cpu_s"]
     wall, cpu = time.perf_counter(), time.process_time()
     parent = multiprocessing.parent_process()
@@ -189,8 +193,24 @@ def train_part(plan: Plan, seeds: tuple[int, ...], device: str, report: Callable
     best = {key.removeprefix("best."): value for key, value in last.state().items() if key.startswith("best.")}
     records.save_tensors(plan.part(seeds, ".policy"), best, {})
     rows = pd.concat(frames, ignore_index=True)
-    records.write_atomic(part, records.to_bytes(rows, {**spent, "device": _device_name(device)}))
+    records.write_atomic(part, records.to_bytes(rows, {**spent, "device": device_name(device)}))
     checkpoint.unlink(missing_ok=True)
+
+
+def so_far(plan: Plan) -> list[tuple[int, float]]:
+    """Updates and scores, as `Progress` has them, that an unfinished run of one group of seeds has reported."""
+    mode, seeds = plan.config.eval_modes[0], tuple(plan.config.seeds)
+    checkpoint = plan.part(seeds, ".safetensors")
+    if not checkpoint.exists():
+        return []
+    rows = _rows(records.load_tensors(checkpoint)[0])
+    means = rows[rows["mode"] == mode].groupby("update")["episode_return"].mean()
+    return [(int(update), float(score)) for update, score in means.items()]
+
+
+def _rows(state: dict[str, Tensor]) -> pd.DataFrame:
+    """Take the rows of the record out of a checkpoint."""
+    return pd.read_parquet(BytesIO(state.pop("rows").numpy().tobytes()))
 
 
 def _checkpoint(path: Path, evaluation: Evaluation, frames: list[pd.DataFrame], spent: dict[str, float]) -> None:
@@ -224,8 +244,7 @@ def join(plan: Plan, groups: list[tuple[int, ...]]) -> Path:
         "digest": records.digest(frame),
         "groups": groups,
         "commit": commit(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "inconcert")}
-        | {"python": platform.python_version()},
+        "versions": versions(),
         "hardware": f"{parts[0].meta['device']}, {len(groups)} process(es)",
         "date": datetime.now(UTC).date().isoformat(),
         "wall_s": max(part.meta["wall_s"] for part in parts),
@@ -250,7 +269,13 @@ def commit() -> str:
     return "unknown"
 
 
-def _device_name(device: str) -> str:
+def versions() -> dict[str, str]:
+    """What a result was made with."""
+    return {name: version(name) for name in ("torch", "numpy", "inconcert")} | {"python": platform.python_version()}
+
+
+def device_name(device: str) -> str:
+    """The machine, as a record names it."""
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     return f"{provenance.processor()}, 1 thread of {os.cpu_count()} cores"

@@ -14,6 +14,7 @@ Which interval where (all are 95 % unless asked otherwise):
 * the mean of one task: `mean_ci`, bootstrap (what papers print) or Student's t;
 * two algorithms: `difference` (Welch) and `probability_of_improvement`; on common random numbers `paired_difference`;
 * one setting varied over several values: `monotone_trend`, `gap_slope`, `chosen_by_the_others`;
+* how a cost grows with a size: `power_law`;
 * "is the published mean compatible with ours?": `prediction_interval`, wider than a confidence interval on purpose,
   because the published mean is itself a sample.
 
@@ -431,6 +432,29 @@ def gap_slope(
 
     runs = {f"{side}{place}": sample for side, arrays in sides.items() for place, sample in enumerate(arrays)}
     return bootstrap(runs, slope, reps=reps, level=level, seed=seed)
+
+
+def power_law(sizes: ArrayLike, costs: ArrayLike, *, level: float = 0.95) -> Interval:
+    """The exponent b of costs = a * sizes^b: least-squares slope of log(cost) over log(size), with its t interval.
+
+    The interval comes from the scatter around the line, so that costs which bend away from a power law widen it too. It
+    says how well one exponent describes these sizes, not how fast the cost grows beyond them.
+
+    Args:
+        sizes: [K] positive sizes, at least three different ones.
+        costs: [K] positive costs.
+    """
+    x, y = _sample(sizes, "sizes", least=3), _sample(costs, "costs", least=3)
+    if len(x) != len(y):
+        raise InputError(f"power_law needs as many costs as sizes, not {len(y)} and {len(x)}")
+    if min(x.min(), y.min()) <= 0 or len(set(x)) < 3:
+        raise InputError("power_law needs positive costs at three different positive sizes, at least")
+    across, up = (np.log(side) - np.log(side).mean() for side in (x, y))
+    slope = (across @ up) / (across @ across)
+    left = np.square(up - slope * across).sum() / (len(x) - 2)
+    return _student(
+        slope, np.sqrt(left / (across @ across)), len(x) - 2, level, "least squares, Student t", {"": len(x)}
+    )
 
 
 def chosen_by_the_others(scores: Mapping[float, ArrayLike]) -> Floats:

@@ -13,10 +13,10 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test lab runs bench lint clean
+.PHONY: help setup football starcraft book test lab runs bench lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make runs EXHIBIT=magpo-table-1 TIER=laptop [JOBS=2] [PROFILE=slurm]"
 	@echo "  EXHIBIT is an id of book/exhibits.yml, TIER one of smoke, laptop, paper"
@@ -26,6 +26,12 @@ setup: $(READY) ## create .venv from requirements.lock
 $(READY): requirements.lock pyproject.toml
 	@workflow/setup.sh
 	@touch $@
+
+football: $(READY) ## build Google Research Football and install it (about ten minutes of one core)
+	@workflow/football.sh .venv
+
+starcraft: $(READY) ## install the packages SMAC and SMACv2 (StarCraft II and its maps come by hand)
+	@workflow/starcraft.sh .venv
 
 book: $(READY) ## execute the notebooks that are out of date and build the HTML book
 	@$(PYTHON) workflow/build.py book --jobs $(JOBS)

@@ -21,8 +21,8 @@ def write(folder: Path, text: str) -> Path:
 def test_every_exhibit_of_the_design_has_a_row() -> None:
     rows = exhibits.load()
     assert {paper: sum(row.paper == paper for row in rows) for paper in exhibits.CHAPTERS} == {
-        "environments": 1,
-        "magpo": 12,
+        "environments": 9,
+        "magpo": 17,
         "kpf": 8,
         "ensemble_mix": 9,
         "policy_distance": 5,
@@ -83,3 +83,12 @@ def test_records_of_an_exhibit(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert row.record_paths(tmp_path) == sorted(tmp_path / name for name in wanted)
+
+
+def test_measurements_of_an_exhibit(tmp_path: Path) -> None:
+    row = exhibits.Exhibit("x", "magpo", "Figure 8", "T", records=("measurements/a.parquet",))
+    for folder in ("runs", "data"):
+        (tmp_path / folder / "measurements").mkdir(parents=True)
+        for name in ("a", "b"):
+            (tmp_path / folder / "measurements" / f"{name}.parquet").touch()
+    assert row.record_paths(tmp_path) == [tmp_path / folder / "measurements/a.parquet" for folder in ("data", "runs")]

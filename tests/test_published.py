@@ -437,6 +437,20 @@ def test_params_lie_in_the_search_spaces_but_for_one() -> None:
     assert outside == [("magpo", "xlarge-4ag-hard", "delta")]
 
 
+def test_further_settings_of_magpo() -> None:
+    frame = published.magpo_settings()
+    assert len(frame) == 127
+    assert not frame.duplicated(["system_name", "setting", "source"]).any()
+    assert set(frame["system_name"]) == set(published.magpo_params()["system_name"]) - {"ippo"}
+    assert set(frame["source"]) == {"text", "code"}
+    for name in ("setting", "value", "where"):
+        assert (frame[name] != "").all()
+    common = frame[(frame["source"] == "code") & frame["setting"].isin(["vf_coef", "gae_lambda", "gamma"])]
+    assert common.groupby("setting")["value"].unique().apply(list).to_dict() == {
+        "gae_lambda": ["0.95"], "gamma": ["0.99"], "vf_coef": ["0.5"],
+    }  # fmt: skip
+
+
 # --- bad input ---
 
 

@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 the work failed (a diverged loss, a full disk), 2 bad inpu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast, get_args
 
@@ -17,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from inconcert import envs, exhibits, records, runs
+from inconcert import envs, exhibits, records, runs, scaling
 from inconcert.config import TIERS, InputError, check_fields, unknown
 from inconcert.evaluate import Diverged, Mode, play
 
@@ -123,6 +125,9 @@ def _changes(module: Any, base: Any, assignments: list[str], seeds: list[int]) -
         if not equals:
             raise InputError(f"--set takes NAME=VALUE, not {one!r}")
         changes[name] = yaml.safe_load(value)
+        if isinstance(changes[name], str):  # YAML takes 1e-4 and inf for text
+            with contextlib.suppress(ValueError):
+                changes[name] = float(value)
     checked = check_fields(module.Config, {**dataclasses.asdict(base), **changes})
     return {name: getattr(checked, name) for name in changes}
 
@@ -319,6 +324,31 @@ class Replay:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """Measure what an update costs as agents are added (MAGPO, Figure 8); what is measured already is kept."""
+
+    settings: list[str] = field(default_factory=lambda: list(scaling.SETTINGS))
+    """which networks"""
+    algorithms: list[str] = field(default_factory=lambda: list(scaling.ALGORITHMS))
+    agents: list[int] = field(default_factory=lambda: list(scaling.AGENTS))
+    device: str = "cpu"
+    """cpu or cuda"""
+    restart: bool = False
+    """forget first what is measured already"""
+    archive: bool = False
+    """then copy the record to data/measurements, which is committed and ships with the book"""
+
+    def run(self) -> None:
+        for count in self.agents:
+            if count not in scaling.AGENTS:
+                raise unknown("number of agents", count, map(str, scaling.AGENTS))
+        path = scaling.folders()[0] / scaling.FILE
+        asked = scaling.points(self.settings, self.algorithms, self.agents)
+        scaling.extend(path, asked, device=self.device, restart=self.restart)
+        print(scaling.archive() if self.archive else path)
+
+
+@dataclass(frozen=True)
 class Verdicts:
     """Judge every claim of data/claims.yml by the records there are."""
 
@@ -338,6 +368,7 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Archive, tyro.conf.subcommand("archive")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
+    | Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[Verdicts, tyro.conf.subcommand("verdicts")]
 )
 
@@ -353,8 +384,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
-    except (Diverged, OSError) as error:
-        print(f"failed: {error}; checkpoints are whole, the same command continues", file=sys.stderr)
+    except (Diverged, BrokenProcessPool, OSError) as error:
+        print(f"failed: {error}; what is done is kept, the same command continues", file=sys.stderr)
         return 1
     return 0
 

@@ -132,3 +132,15 @@ def magpo_params() -> pd.DataFrame:
     for name in frame.columns.difference(["system_name", "task", "env_name", "table_1_row", "note"]):
         frame[name] = _numeric(frame[name])
     return frame
+
+
+def magpo_settings() -> pd.DataFrame:
+    """What MAGPO's text and its authors' code set beside the printed tables and `magpo_params`, a row per setting.
+
+    Columns, all text: `system_name`, `setting` (the name it has in this book), `source` ("text" or "code"),
+    `parameter` (the name in the authors' files, where it has one), `value`, `where` (section, or file).
+
+    Raises:
+        InputError: the file is missing or unreadable.
+    """
+    return _read(_folder() / "magpo_settings.csv")

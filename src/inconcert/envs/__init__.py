@@ -22,7 +22,18 @@ from torch import Tensor
 
 from inconcert.config import InputError, unknown
 
-SUITES: dict[str, str] = {"coordsum": "inconcert.envs.coordsum"}
+SUITES: dict[str, str] = {
+    "coordsum": "inconcert.envs.coordsum",
+    "mpe": "inconcert.envs.mpe",
+    "spread": "inconcert.envs.spread",
+    "predator_prey": "inconcert.envs.predator_prey",
+    "macf": "inconcert.envs.macf",
+    "two_corridors": "inconcert.envs.two_corridors",
+    "pettingzoo": "inconcert.envs.pettingzoo",
+    "football": "inconcert.envs.football",
+    "smac": "inconcert.envs.smac",
+    "smacv2": "inconcert.envs.smacv2",
+}
 """Suite name -> module. A suite module has `TASKS` (names without the suite), `PATTERN` (how its names are built, or
 "") and `make(name, *, num_envs, seeds, device, **options) -> VectorEnv` with keyword-only options."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ PACKAGE = {
 
 def env_steps_per_second(task: str, num_envs: int, seconds: float, device: str = "cpu") -> float:
     """Measure for at least `seconds`, after a warm-up of two episodes."""
-    options = {"rules": "current"} if task in PACKAGE else {}
+    options: dict[str, Any] = {"rules": "current"} if task in PACKAGE else {}
     env = envs.make(task, num_envs=num_envs, device=device, **options)
     length = env.spec.episode_limit
     legal = env.observe().available.flatten(0, 1).float()

@@ -30,6 +30,7 @@ from inconcert.envs import football_players as players
 from inconcert.exhibits import ROOT
 
 FOLDER = ROOT / "data" / "measurements"
+WHAT = ("hands", "repeats", "track", "pace", "returns")
 FRAME_WIDTH = 480
 FRAME_STEP = 15
 """Step of the scripted attack that is rendered."""
@@ -85,6 +86,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=100, help="episodes of each player in each scenario")
     parser.add_argument("--seconds", type=float, default=20, help="of every measurement of speed")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*WHAT, "frames"], default=[*WHAT, "frames"], help="what to measure"
+    )
     arguments = parser.parse_args()
     try:
         football.check_installed()
@@ -105,15 +109,15 @@ def main() -> int:
         "pace": lambda: pace(arguments.seconds),
         "returns": lambda: returns(arguments.episodes),
     }
-    for what, measure in tables.items():
+    for what in [what for what in WHAT if what in arguments.only]:
         path = FOLDER / f"football_{what}.parquet"
         start = time.perf_counter()
-        table = measure()
+        table = tables[what]()
         seconds = round(time.perf_counter() - start, 1)
         records.write_atomic(path, records.to_bytes(table.assign(wall_s=seconds), meta))
         print(f"{path}: {len(table)} rows in {seconds} s", flush=True)
     context = multiprocessing.get_context("spawn")  # a process renders for one engine only
-    for name in football.TASKS:
+    for name in football.TASKS if "frames" in arguments.only else ():
         process = context.Process(target=frame, args=(name, FOLDER / f"football_{name}.png"))
         process.start()
         process.join()

@@ -27,7 +27,7 @@ def engine(monkeypatch):
 
 
 def situation(ours, ball, theirs, owner):
-    """A step of one row: the agents are players 1, 2, ... at `ours`; the ball, and who has it (0 nobody, 1 we, 2 they)."""
+    """A step of one row: agents are players 1, 2, ... at `ours`; the ball, and who has it (0 nobody, 1 we, 2 they)."""
     obs = torch.zeros(1, len(ours), football.FEATURES)
     left, right = obs[..., FIELDS["left positions"]], obs[..., FIELDS["right positions"]]
     left[:], right[:] = -1, -1
@@ -66,7 +66,7 @@ def test_running_goes_the_nearest_way():
         # in range it shoots, and only who has the ball does
         (([(0.8, 0.0), (0.85, 0.1)], (0.8, 0.0), [(1.0, 0.0)], 1), ["shot", "top_right"]),
         # a loose ball is fetched by the nearest, nobody shoots
-        (([(0.8, 0.0), (0.5, 0.3)], (0.8, 0.2), [(1.0, 0.0)], 0), ["bottom", "right"]),
+        (([(0.8, 0.0), (0.5, 0.1)], (0.8, 0.2), [(1.0, 0.0)], 0), ["bottom", "right"]),
         # an opponent in the way is passed on the other side
         (([(0.5, 0.0)], (0.5, 0.0), [(0.6, 0.05)], 1), ["top_right"]),
         (([(0.5, 0.0)], (0.5, 0.0), [(0.6, -0.05)], 1), ["bottom_right"]),

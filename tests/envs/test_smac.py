@@ -195,6 +195,15 @@ def test_a_game_that_does_not_start(game, workers):
         make("smac/3m", workers=workers, game_version="9.9")
 
 
+def test_workers_see_variables_set_after_the_first_workers(game, monkeypatch):
+    """Workers are forked from a server that keeps the variables of its own start."""
+    make("smac/3m", workers=1).close()
+    elsewhere = game / "moved"
+    (game / "game").rename(elsewhere)
+    monkeypatch.setenv("SC2PATH", str(elsewhere))
+    make("smac/3m", workers=1).close()
+
+
 def test_the_error_of_the_launcher_is_no_os_error(game):
     with pytest.raises(InputError, match=r"does not start \(No SC2 Versions found"), starcraft.launching():
         raise fake_smac.SC2LaunchError("No SC2 Versions found in: nowhere")

@@ -441,7 +441,8 @@ class _Crew:
         try:
             for index in range(workers):
                 ours, theirs = context.Pipe()
-                arguments = (theirs, block.memory, block.arguments, build, info, cuts[index], cuts[index + 1], index)
+                share = cuts[index], cuts[index + 1]
+                arguments = (theirs, block.memory, block.arguments, build, info, *share, index, dict(os.environ))
                 process = context.Process(target=_serve, args=arguments, daemon=True, name=f"worker {index}")
                 self._workers[ours] = index, process
                 process.start()
@@ -537,8 +538,11 @@ def _serve(
     first: int,
     last: int,
     index: int,
+    environ: dict[str, str],
 ) -> None:
     """A worker's life: build its games, then carry out commands until the other end is gone."""
+    os.environ.clear()  # the server's variables are those of its start: a folder of a game named since then is missing
+    os.environ.update(environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the caller shuts the workers down
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the games are closed
     torch.set_num_threads(1)

@@ -32,6 +32,8 @@ from inconcert.exhibits import ROOT
 FOLDER = ROOT / "data" / "measurements"
 WHAT = ("hands", "repeats", "track", "pace", "returns")
 FRAME_WIDTH = 480
+GAMMA = 0.6
+"""The software renderer's pictures are dark."""
 FRAME_STEP = 15
 """Step of the scripted attack that is rendered."""
 ODDS = 7
@@ -76,7 +78,8 @@ def frame(name: str, path: Path) -> None:
     actions = np.full(len(moment.obs), football.ACTIONS.index("right"))
     for _ in range(FRAME_STEP):
         moment, *_ = match.step(actions)
-    picture = Image.fromarray(match.picture())
+    bright = 255 * (match.picture() / 255) ** GAMMA
+    picture = Image.fromarray(bright.astype(np.uint8))
     height = round(FRAME_WIDTH * picture.height / picture.width)
     small = picture.resize((FRAME_WIDTH, height), Image.Resampling.LANCZOS)
     small.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -456,6 +456,18 @@ def settled_start(alpha: float, r2: float, horizon: int) -> float:
     return (half + math.sqrt(half**2 + 4 * alpha * r2 * horizon)) / (2 * horizon)
 
 
+def listening_share(steps: int = 100, seed: int = 0) -> float:
+    """Share of steps in which the paper's filter weighs two pairs of random policies differently (abstract: in all)."""
+    generator = torch.Generator().manual_seed(seed)
+    filter_ = KalmanFusion(num_actions=5, r2=1.2)
+    state, heard = filter_.init(2, 1), 0
+    for _ in range(steps):
+        pair = torch.randn(2, 2, 1, 5, generator=generator).softmax(-1)
+        _, state = filter_(pair[0], pair[1], state)
+        heard += int(state.gain[0, 0, 0] != state.gain[0, 1, 0])
+    return heard / steps
+
+
 class Roles(NamedTuple):
     """Who is primary, and what the filter is told about both."""
 

@@ -41,7 +41,7 @@ book: $(READY) ## execute the notebooks that are out of date and build the HTML 
 
 test: book ## run all tests: unit tests, notebooks at the smoke tier, the book in a browser
 	@command -v chromium >/dev/null || workflow/debian.sh chromium
-	OMP_NUM_THREADS=1 INCONCERT_REQUIRE_BROWSER=1 $(PYTHON) -m pytest --nbval-lax --nbval-current-env tests notebooks
+	OMP_NUM_THREADS=1 INCONCERT_REQUIRE_BROWSER=1 $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env tests notebooks
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	cd notebooks && "$(CURDIR)/$(PYTHON)" -m jupyterlab $(shell [ "$$(id -u)" != 0 ] || echo --allow-root)

@@ -25,4 +25,5 @@ fi
 [ -t 1 ] || export PIP_QUIET=2 # a person sees the progress of the downloads, a log only errors
 echo "Installing the locked packages into .venv (the first time this downloads several hundred MB)"
 .venv/bin/python -m pip install --requirement requirements.lock
-.venv/bin/python -m pip install --no-deps --editable .
+# the metadata of jaxmarl asks for old versions of libraries that the worlds used here never import
+.venv/bin/python -m pip install --no-deps jaxmarl==0.0.7 --editable .

@@ -133,9 +133,11 @@ learning rates, because with a constant one the policy overshoots and loses what
 LAPTOP_ELSEWHERE: dict[str, Any] = {"seeds": (0, 1, 2), "gae_lambda": 0.95, "ent_coef": 0.01}
 """The laptop tier outside CoordSum: actions have consequences there, and chance must find a reward first."""
 
-LAPTOP_OF: dict[str, dict[str, Any]] = {"coordsum/8x15-100": {"updates": 240}}
+LAPTOP_OF: dict[str, dict[str, Any]] = {
+    "coordsum/8x15-100": {"updates": 240}, "pettingzoo/mpe2.simple_spread_v3": {"updates": 50},
+}  # fmt: skip
 """Tasks with a laptop tier of their own, for all algorithms. 8x15-100: after 150 updates even the best still climb
-steeply."""
+steeply. PettingZoo's worlds step one by one, so that every update is dear."""
 
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "num_envs": 8, "updates": 6, "eval_every": 2, "eval_episodes": 8, "final_episodes": 16,

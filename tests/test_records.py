@@ -218,8 +218,9 @@ def test_archived_records_are_whole_small_and_documented():
         assert (record.task, record.algorithm, record.variant, record.tier) == key[:4]
         assert record.meta["digest"] == records.digest(record.frame)
         assert {"commit", "versions", "hardware", "date", "wall_s", "cpu_s"} <= record.meta.keys()
-        if key.tier != "smoke":
-            assert len(record.seeds) >= 5
+        if key.tier != "smoke":  # outside CoordSum, MAPPO's plain runs only show that a suite can be learnt
+            trial = not key.task.startswith("coordsum/") and (key.algorithm, key.variant) == ("mappo", "")
+            assert len(record.seeds) >= (3 if trial else 5)
         json.dumps(record.meta)
 
 

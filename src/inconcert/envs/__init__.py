@@ -33,6 +33,11 @@ SUITES: dict[str, str] = {
     "football": "inconcert.envs.football",
     "smac": "inconcert.envs.smac",
     "smacv2": "inconcert.envs.smacv2",
+    "lbf": "inconcert.envs.lbf",
+    "rware": "inconcert.envs.rware",
+    "connector": "inconcert.envs.connector",
+    "smax": "inconcert.envs.smax",
+    "jaxmpe": "inconcert.envs.jaxmpe",
 }
 """Suite name -> module. A suite module has `TASKS` (names without the suite), `PATTERN` (how its names are built, or
 "") and `make(name, *, num_envs, seeds, device, **options) -> VectorEnv` with keyword-only options."""

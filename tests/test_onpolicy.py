@@ -11,6 +11,7 @@ from inconcert import envs, onpolicy, stacked
 from inconcert.algorithms import mappo
 from inconcert.config import InputError
 from inconcert.evaluate import Diverged, check_finite, choose, masked_log_softmax, play
+from inconcert.records import algorithm_module
 
 
 def config(**changes):
@@ -64,6 +65,61 @@ def test_clipped_value_error_by_hand(value, old, target, expected):
     clipped = old + max(-0.1, min(0.1, value - old))
     assert expected == pytest.approx(0.5 * max((value - target) ** 2, (clipped - target) ** 2))
     assert onpolicy.clipped_value_error(*one, 0.1).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "target", "expected"),
+    [(3.0, 3.0, 5.0, 2.0), (3.0, 3.0, 9.0, 16.0), (9.0, 3.0, 4.0, 12.0), (3.0, 9.0, 4.0, 8.8)],
+)
+def test_large_value_errors_count_in_proportion(value, old, target, expected):
+    """Half the square up to 4, then 4 x (size - 2), whichever of plain and clipped is larger."""
+    one = [torch.tensor([[x]]) for x in (value, old, target)]
+
+    def huber(error):
+        return 0.5 * error**2 if abs(error) <= 4 else 4 * (abs(error) - 2)
+
+    clipped = old + max(-0.8, min(0.8, value - old))
+    assert expected == pytest.approx(max(huber(value - target), huber(clipped - target)), rel=1e-6)
+    assert onpolicy.clipped_value_error(*one, 0.8, 4.0).item() == pytest.approx(expected)
+    plain = onpolicy.clipped_value_error(*one, 0.8).item()
+    assert onpolicy.clipped_value_error(*one, 0.8, 100.0).item() == pytest.approx(plain)
+
+
+def test_value_norm_is_the_mean_and_deviation_of_all_targets():
+    """HARL's averages decay so slowly that ten updates are as good as one average over their targets, seed by seed."""
+    torch.manual_seed(0)
+    scale = onpolicy.ValueNorm(2, on=True)
+    scales, shifts = torch.tensor([3.0, 50.0]).view(2, 1, 1, 1), torch.tensor([-7.0, 900.0]).view(2, 1, 1, 1)
+    targets = [scales * torch.randn(2, 20, 4, 3) + shifts + i for i in range(10)]
+    for target in targets:
+        data = {"value": torch.zeros(2, 20, 4, 1), "target": target}
+        scale.fit(data, steps=5)
+    together = torch.stack(targets, 1).flatten(1)
+    value = torch.tensor([[[[1.0]]], [[[-2.0]]]])
+    expected = together.mean(1).view(2, 1, 1, 1) + together.std(1).view(2, 1, 1, 1) * value
+    torch.testing.assert_close(scale.real(value), expected, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(scale.normal(scale.real(value)), value, rtol=1e-4, atol=1e-4)
+
+
+def test_value_norm_turns_old_values_by_the_old_scale_and_targets_by_the_new():
+    """The critic's own prediction comes back as it was; the targets are seen after they have been counted."""
+    scale = onpolicy.ValueNorm(1, on=True)
+    scale.fit({"value": torch.zeros(1, 2), "target": torch.tensor([[10.0, 30.0]])}, 1)
+    predicted = torch.tensor([[0.5, -1.0]])
+    data = {"value": scale.real(predicted), "target": torch.tensor([[50.0, 70.0]])}
+    scale.fit(data, 1)
+    torch.testing.assert_close(data["value"], predicted)
+    mean, deviation = 40.0, 500**0.5  # of 10, 30, 50, 70
+    expected = (torch.tensor([[50.0, 70.0]]) - mean) / deviation
+    torch.testing.assert_close(data["target"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_value_norm_switched_off_changes_nothing():
+    scale, data = onpolicy.ValueNorm(2, on=False), {"value": torch.randn(2, 3), "target": torch.randn(2, 3)}
+    before = dict(data)
+    scale.fit(data, 5)
+    assert all(data[name] is before[name] for name in data)
+    assert scale.real(data["value"]) is data["value"]
 
 
 def test_losses_do_not_mix_seeds():
@@ -234,6 +290,21 @@ def test_a_time_limit_bootstraps_from_the_final_state(network):
             torch.testing.assert_close(target[:, last], expected)
 
 
+def test_nothing_is_learnt_from_a_step_that_was_cut_off():
+    """Its advantage is 0 and its target its value; the step before it is judged by that value, and by nothing later."""
+    cfg = config(rollout=8, num_envs=2, judge_time_limit=False, bootstrap_time_limit=False)
+    env = Countdown(2 * cfg.num_envs)
+    learner = mappo.Learner(cfg, env.spec, "cpu")
+    now = {"step": env.reset(), "start": torch.ones(2, 2, dtype=torch.bool), **learner.memories(2)}
+    data = onpolicy.collect(learner, env, now, 1)
+    value, target, advantage = (data[name].squeeze(-1) for name in ("value", "target", "advantage"))
+    for last in (2, 5):
+        assert torch.equal(advantage[:, last], torch.zeros(2, 2))
+        assert torch.equal(target[:, last], value[:, last])
+        torch.testing.assert_close(target[:, last - 1], 1 + cfg.gamma * value[:, last])
+    assert (advantage[:, :2] != 0).all()
+
+
 # ------------------------------------------------------------------------------------------------------------ settings
 
 
@@ -271,6 +342,27 @@ def test_environment_options_of_tier_variant_and_changes_are_merged():
     }  # fmt: skip
     assert mappo.configure("coordsum/3x10-30", "laptop", "clamped-integer").env_options["code"] == "integer"
     assert mappo.configure("coordsum/3x10-30", "paper").env_options == {}
+
+
+@pytest.mark.parametrize("name", ["mappo", "happo", "hatrpo"])
+def test_the_base_policies_of_fusion_have_harls_settings(name):
+    """Variant `harl`: whatever the tier and task, HARL's networks and targets; on particle worlds its budget too."""
+    module = algorithm_module(name)
+    for tier in ("smoke", "laptop", "paper"):
+        own = module.configure("mpe/simple_spread", tier, "harl")
+        assert (own.gae_lambda, own.clip, own.max_grad_norm, own.huber) == (0.95, 0.2, 10.0, 10.0)
+        assert own.layer_norm
+        assert own.value_norm
+        assert (own.one_hot_id, own.judge_time_limit, own.bootstrap_time_limit) == (False, False, False)
+        assert own.eval_modes[0] == "greedy"
+    paper = module.configure("mpe/simple_spread", "paper", "harl")
+    assert (paper.updates * paper.steps_per_update, paper.gamma, paper.hidden) == (10_000_000, 0.99, 128)
+    assert paper.env_options == {"rules": "legacy"}
+    assert paper.keep == tuple(range(10, 101, 10))
+    assert "rules" not in module.configure("coordsum/3x10-30", "laptop", "harl").env_options
+    parts = module.configure("mpe/simple_speaker_listener", "laptop", "harl")
+    assert getattr(parts, "parameters", "separate") == "separate"
+    assert getattr(module.configure("mpe/simple_spread", "laptop", "harl"), "parameters", "shared") == "shared"
 
 
 def test_streams_of_seeds_are_stable():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inconcert import envs, stacked
+from inconcert.config import InputError
 from inconcert.evaluate import choose, masked_log_softmax
 
 Core = Literal["gru", "mlp"]
@@ -22,12 +23,32 @@ class Network(nn.Module):
     """Layer, GRU (or none), layer, head, for G independent members: `[G, c, B, inputs] -> [G, c, B, outputs]`.
 
     MAGPO paper, Table 3: layers of [128, 128], one recurrent layer of 128, ReLU.
+
+    Args:
+        gain: of the head's initialisation.
+        layer_norm: normalise the inputs, and the features after each ReLU (HARL).
+
+    Raises:
+        InputError: `layer_norm` with a single input, of which it would leave nothing.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, hidden: int, core: Core, streams: stacked.Generators, gain: float
+        self,
+        inputs: int,
+        outputs: int,
+        hidden: int,
+        core: Core,
+        streams: stacked.Generators,
+        gain: float,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
+        if layer_norm and inputs < 2:
+            raise InputError("layer_norm makes a single input constant; switch it off")
+        sizes = (inputs, hidden, hidden)
+        self.norm_inputs, self.norm_inner, self.norm_outer = (
+            stacked.LayerNorm(size, len(streams)) if layer_norm else nn.Identity() for size in sizes
+        )
         self.inner = stacked.Linear(inputs, hidden, streams)
         self.core = stacked.GRU(hidden, hidden, streams) if core == "gru" else None
         self.outer = stacked.Linear(hidden, hidden, streams)
@@ -36,41 +57,53 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor, start: Tensor) -> Tensor:
         """Outputs of a sequence from hidden state `h [G, B, H]`; `start [G, c, B]` resets it inside."""
-        x = self.inner(x).relu()
+        x = self.norm_inner(self.inner(self.norm_inputs(x)).relu())
         if self.core is not None:
             x = self.core(x, h, start)
-        return self.head(self.outer(x).relu())
+        return self.head(self.norm_outer(self.outer(x).relu()))
 
     def step(self, x: Tensor, h: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """One step without gradients: `[G, B, inputs]`, `h [G, B, H]`, `start [G, B]` -> outputs and the next h."""
-        x = self.inner(x).relu()
+        x = self.norm_inner(self.inner(self.norm_inputs(x)).relu())
         if self.core is not None:
             h = x = self.core.step(x, h * (~start).to(h.dtype).unsqueeze(-1))
-        return self.head(self.outer(x).relu()), h
+        return self.head(self.norm_outer(self.outer(x).relu())), h
 
 
 class Actors:
     """The actors of all seeds, and how agents map onto the stack axis.
 
     Args:
-        shared: one actor for all agents, told apart by a one-hot id, or an actor for each agent.
+        sharing: one actor for all agents or an actor for each agent.
+        one_hot_id: put the agent's one-hot id in front of what it observes.
+        layer_norm: of `Network`.
     """
 
     def __init__(
-        self, seeds: tuple[int, ...], spec: envs.Spec, hidden: int, core: Core, sharing: Sharing, device: str
+        self,
+        seeds: tuple[int, ...],
+        spec: envs.Spec,
+        hidden: int,
+        core: Core,
+        sharing: Sharing,
+        device: str,
+        one_hot_id: bool = True,
+        layer_norm: bool = False,
     ) -> None:
-        self.spec, self.seeds, self.shared = spec, len(seeds), sharing == "shared"
-        inputs = spec.num_agents + spec.obs_size
+        self.spec, self.seeds, self.shared, self.one_hot_id = spec, len(seeds), sharing == "shared", one_hot_id
+        self.inputs = spec.num_agents * one_hot_id + spec.obs_size
         streams = stacked.generators(
             (stacked.derive(seed, "actor") for seed in seeds), 1 if self.shared else spec.num_agents
         )
-        self.network = Network(inputs, spec.num_actions, hidden, core, streams, gain=0.01).to(device)
+        self.network = Network(self.inputs, spec.num_actions, hidden, core, streams, 0.01, layer_norm).to(device)
         self.ids = torch.eye(spec.num_agents, device=device)
 
     def observe(self, obs: Tensor) -> Tensor:
         """`[S * E, N, O] -> [S, E, N, inputs]`: in front, the agent's one-hot id tells a shared actor whose observation
         it sees; a separate actor gets it too (authors' code), where it is a second bias."""
         obs = obs.unflatten(0, (self.seeds, -1))
+        if not self.one_hot_id:
+            return obs
         return torch.cat([self.ids.expand(*obs.shape[:2], -1, -1), obs], dim=-1)
 
     def stack(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ column.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
@@ -57,6 +58,9 @@ class Config:
     """Per-seed global norm that gradients are clipped to, each network for itself (paper Tables 4 to 6)."""
     bootstrap_time_limit: bool = True
     """At a time limit bootstrap from the value of the final state; False treats it as terminal (authors' code)."""
+    judge_time_limit: bool = True
+    """False: nothing is learnt from a step that a time limit cut off, its advantage is 0 and its target its own value
+    (HARL's use_proper_time_limits)."""
     eval_every: int = 10
     """Updates between evaluations (authors: 122 evaluations)."""
     eval_episodes: int = 32
@@ -68,6 +72,8 @@ class Config:
     eval_point: Literal["after", "before"] = "after"
     """after: a point shows the parameters that its number of steps has trained. before: those from before the window
     just trained, and the last ones never (authors' code: curves start at the untrained policy)."""
+    keep: tuple[int, ...] = ()
+    """Percentages of training after which the policy is kept, beside the best one (see `inconcert.policies`)."""
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -79,6 +85,8 @@ class Config:
             raise InputError(f"minibatches must divide the {columns} columns of a rollout, not {self.minibatches}")
         if not self.eval_modes:
             raise InputError("eval_modes needs at least one of: sampled, greedy")
+        if not all(0 < percentage <= 100 for percentage in self.keep):
+            raise InputError(f"keep takes percentages from 1 to 100, not {self.keep}")
 
     @property
     def steps_per_column(self) -> int:
@@ -135,9 +143,41 @@ LAPTOP_ELSEWHERE: dict[str, Any] = {"seeds": (0, 1, 2), "gae_lambda": 0.95, "ent
 
 LAPTOP_OF: dict[str, dict[str, Any]] = {
     "coordsum/8x15-100": {"updates": 240}, "pettingzoo/mpe2.simple_spread_v3": {"updates": 50},
+    "lbf/2s-8x8-2p-2f-coop": {"updates": 60, "eval_every": 5}, "connector/con-5x5x3a": {"updates": 80, "eval_every": 5},
 }  # fmt: skip
 """Tasks with a laptop tier of their own, for all algorithms. 8x15-100: after 150 updates even the best still climb
-steeply. PettingZoo's worlds step one by one, so that every update is dear."""
+steeply. PettingZoo's worlds step one by one, so that every update is dear. Foraging and Connector: learnt early."""
+
+HARL: dict[str, Any] = {
+    "gae_lambda": 0.95, "clip": 0.2, "vf_coef": 1.0, "ent_coef": 0.01, "max_grad_norm": 10.0,
+    "bootstrap_time_limit": False, "judge_time_limit": False, "eval_modes": ("greedy", "sampled"),
+}  # fmt: skip
+"""The variant `harl`, with what each algorithm adds to it: HARL (Zhong et al. 2024) as tuned for particle worlds. KPF's
+base policies come from there, and play greedily."""
+
+_PARTICLES: dict[str, Any] = {
+    "seeds": (0, 1, 2, 3, 4), "env_options": {"rules": "legacy"}, "keep": tuple(range(10, 101, 10)),
+    "eval_episodes": 100, "final_episodes": 500,
+}  # fmt: skip
+HARL_BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
+    "laptop": {
+        "mpe": {
+            **_PARTICLES, "num_envs": 160, "rollout": 25, "updates": 400, "epochs": 2, "minibatches": 4,
+            "eval_every": 20, "gamma": 0.9, "hidden": 64, "critic_hidden": 64, "critic_lr": 3e-3,
+        },
+        "mpe/simple_speaker_listener": {"updates": 200},
+        "mpe/simple_reference": {"updates": 300},
+    },
+    "paper": {
+        "mpe": {
+            **_PARTICLES, "num_envs": 20, "rollout": 200, "updates": 2500, "epochs": 5, "minibatches": 1,
+            "eval_every": 50,
+        },
+    },
+}  # fmt: skip
+"""Its settings by tier and by suite or task. Particle worlds, paper: HARL's 10 M steps. laptop: 1.6 M at most, fewer
+passes over each rollout, half the width, and a smaller discount: with 0.99 a value looks four episodes ahead, past time
+limits that it cannot see, and most of the budget would go into learning it."""
 
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "num_envs": 8, "updates": 6, "eval_every": 2, "eval_episodes": 8, "final_episodes": 16,
@@ -166,9 +206,12 @@ def choose_setting(
     variant_changes = variants.get(variant, {})
     suite = task.partition("/")[0]
     options = {} if tier == "paper" else SMALL_OPTIONS.get(suite, {})
-    for part in (variant_changes, changes):
-        options = {**options, **part.get("env_options", {})}
     own = {**({} if suite == "coordsum" else LAPTOP_ELSEWHERE), **LAPTOP_OF.get(task, {})} if tier == "laptop" else {}
+    if variant.partition("-")[0] == "harl":
+        budgets = HARL_BUDGETS.get(tier, {})
+        own |= budgets.get(suite, {}) | budgets.get(task, {})
+    for part in (own, variant_changes, changes):
+        options = {**options, **part.get("env_options", {})}
     return build(**{"task": task, **tiers[tier], **own, **variant_changes, **changes, "env_options": options})
 
 
@@ -176,7 +219,14 @@ def choose_setting(
 
 
 def advantages(
-    reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, ended: Tensor, gamma: float, lam: float
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    ended: Tensor,
+    gamma: float,
+    lam: float,
+    unjudged: Tensor | None = None,
 ) -> Tensor:
     """Generalised advantage estimation (Schulman et al. 2015b, Eq 16).
 
@@ -186,11 +236,14 @@ def advantages(
         next_value: as `value`, of the state each step led to: the final state where the episode was cut off.
         terminated: `[S, T, E]` the episode ended for good: nothing is bootstrapped.
         ended: `[S, T, E]` terminated or cut off: the sum over later errors stops.
+        unjudged: `[S, T, E]` steps that count as no error.
 
     Returns:
         `[S, T, E, N]`.
     """
     delta = reward + gamma * next_value * ~terminated.unsqueeze(-1) - value
+    if unjudged is not None:
+        delta = delta.masked_fill(unjudged.unsqueeze(-1), 0.0)
     carry = (gamma * lam * ~ended).unsqueeze(-1)
     result = torch.empty_like(delta)
     running = torch.zeros_like(delta[:, 0])
@@ -209,8 +262,10 @@ def estimate(config: Config, data: State, last: Tensor) -> None:
     next_value = torch.cat([value[:, 1:], last.unsqueeze(1)], dim=1)
     if "final_value" in data:  # the state after a cut-off episode's last one belongs to the next episode
         next_value = torch.where(truncated.unsqueeze(-1), data["final_value"], next_value)
-    final = terminated if config.bootstrap_time_limit else terminated | truncated
-    gae = advantages(data["reward"], value, next_value, final, terminated | truncated, config.gamma, config.gae_lambda)
+    ended = terminated | truncated
+    final = terminated if config.bootstrap_time_limit else ended
+    unjudged = None if config.judge_time_limit else truncated
+    gae = advantages(data["reward"], value, next_value, final, ended, config.gamma, config.gae_lambda, unjudged)
     data.update(advantage=gae, target=gae + value)
 
 
@@ -227,13 +282,79 @@ def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor,
     return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).flatten(1).mean(1)
 
 
-def clipped_value_error(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:
+def clipped_value_error(
+    value: Tensor, old_value: Tensor, target: Tensor, clip: float, huber: float = math.inf
+) -> Tensor:
     """Half the squared error, the larger of the plain and the clipped value's (authors' code): `[S, ...] -> [S]`.
 
-    `value`, `old_value` broadcast against the agents' axis of `target`.
+    `value`, `old_value` broadcast against the agents' axis of `target`. Errors beyond `huber` count in proportion to
+    their size (Huber 1964; HARL).
     """
     clipped = old_value + (value - old_value).clamp(-clip, clip)
-    return 0.5 * torch.max((value - target).square(), (clipped - target).square()).flatten(1).mean(1)
+    errors = (value - target, clipped - target)
+    if math.isinf(huber):
+        plain, other = (error.square() for error in errors)
+    else:  # twice torch's, which is half the square near 0
+        plain, other = (2 * nn.functional.huber_loss(x, torch.zeros_like(x), "none", huber) for x in errors)
+    return 0.5 * torch.max(plain, other).flatten(1).mean(1)
+
+
+class ValueNorm(nn.Module):
+    """Running mean and deviation of a critic's targets, for each seed; the critic predicts in these units.
+
+    The averages are exponential with HARL's decay, and debiased: in effect all targets so far count the same.
+
+    Args:
+        on: False leaves every value as it is.
+    """
+
+    decay = 0.99999
+    """Of the averages, for each gradient step of the critic."""
+
+    mean: Tensor  # [S], like `square` not yet debiased
+    square: Tensor
+    seen: Tensor  # the averages' own weight
+
+    def __init__(self, seeds: int, on: bool) -> None:
+        super().__init__()
+        self.on = on
+        for name in ("mean", "square", "seen"):
+            self.register_buffer(name, torch.zeros(seeds))
+
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, shaped to broadcast against `like [S, ...]`."""
+        seen = self.seen.clamp(min=1e-5)
+        mean = self.mean / seen
+        deviation = (self.square / seen - mean.square()).clamp(min=1e-2).sqrt()
+        return stacked.along(mean.unsqueeze(1), like), stacked.along(deviation.unsqueeze(1), like)
+
+    def real(self, value: Tensor) -> Tensor:
+        """From the critic's units to those of the return: `[S, ...]`."""
+        if not self.on:
+            return value
+        mean, deviation = self._moments(value)
+        return value * deviation + mean
+
+    def normal(self, value: Tensor) -> Tensor:
+        """Inverse of `real`."""
+        if not self.on:
+            return value
+        mean, deviation = self._moments(value)
+        return (value - mean) / deviation
+
+    @torch.no_grad()
+    def fit(self, data: State, steps: int) -> None:
+        """Turn the old `value` and the `target` in `data` into the critic's units, after learning from the targets.
+
+        Args:
+            steps: gradient steps that the critic is going to take with them.
+        """
+        data["value"] = self.normal(data["value"])
+        if self.on:
+            keep, target = self.decay**steps, data["target"].flatten(1)
+            for average, new in ((self.mean, target.mean(1)), (self.square, target.square().mean(1)), (self.seen, 1)):
+                average.mul_(keep).add_((1 - keep) * new)
+        data["target"] = self.normal(data["target"])
 
 
 def entropy(log_probs: Tensor) -> Tensor:
@@ -384,7 +505,11 @@ class Mean:
 
 
 def train(
-    build: Callable[[Any, envs.Spec, str], Learner], config: Config, device: str, state: State | None
+    build: Callable[[Any, envs.Spec, str], Learner],
+    config: Config,
+    device: str,
+    state: State | None,
+    gather: Callable[[Any, envs.VectorEnv, dict[str, Any], int], State] = collect,
 ) -> Iterator[Evaluation]:
     """Train all seeds of `config` side by side, yielding one `Evaluation` after another.
 
@@ -393,6 +518,7 @@ def train(
         config: the whole setting.
         device: where to compute, "cpu" or "cuda".
         state: `Evaluation.state()` of an earlier run of the same config, to continue after that evaluation.
+        gather: plays a rollout; what it returns is what `learner.learn` gets.
 
     Raises:
         Diverged: a loss is not finite.
@@ -411,11 +537,12 @@ def train(
     best = copy(deployed)
     best_score = torch.full((len(config.seeds),), -torch.inf, device=device)
     best_update = torch.zeros(len(config.seeds), dtype=torch.int64, device=device)
+    kept: State = {}
 
     def snapshot() -> State:
         parts: dict[str, Mapping[str, Tensor]] = {
             **{f"network-{name}": network.state_dict() for name, network in learner.networks.items()},
-            "env": env.state_dict(), "best": best, "optimiser": stacked.optimiser_state(optimiser),
+            "env": env.state_dict(), "best": best, "kept": kept, "optimiser": stacked.optimiser_state(optimiser),
             "now": {name: value for name, value in now.items() if name != "step"},
             "run": {"update": torch.tensor(update), "best_score": best_score, "best_update": best_update},
         }  # fmt: skip
@@ -449,7 +576,7 @@ def train(
         stacked.load_optimiser_state(optimiser, part.get("optimiser", {}))
         env.load_state_dict(part["env"])
         now.update(part["now"], step=env.observe())
-        best, update = part["best"], int(part["run"]["update"])
+        best, kept, update = part["best"], part.get("kept", {}), int(part["run"]["update"])
         best_score, best_update = part["run"]["best_score"], part["run"]["best_update"]
     elif config.eval_point == "after":
         first = assess("curve", 0, config.eval_episodes, {})
@@ -464,9 +591,12 @@ def train(
             for group, rate in zip(optimiser.param_groups, learner.rates, strict=True):
                 group["lr"] = rate * (1 - update / config.updates if config.decay_lr else 1)
             update += 1
-            signs = learner.learn(collect(learner, env, now, update), update)
+            signs = learner.learn(gather(learner, env, now, update), update)
             check_finite(signs, config.seeds, update)
             metrics.add(signs)
+            for percentage in config.keep:
+                if update == math.ceil(percentage * config.updates / 100):
+                    kept |= {f"{percentage}.{name}": value for name, value in copy(deployed).items()}
         later = copy(deployed)
         if config.eval_point == "before":
             deployed.load_state_dict(earlier)

@@ -46,7 +46,8 @@ def replay(record: Record, evaluations: int = 3, device: str = "cpu") -> Replay:
     module = records.algorithm_module(record.algorithm)
     stored = check_fields(module.Config, record.config)
     plan = runs.Plan(record.algorithm, record.task, record.tier, record.variant, record.meta["changes"])
-    moved = [name for name, value in dataclasses.asdict(stored).items() if getattr(plan.config, name) != value]
+    settings = records.plain(dataclasses.asdict(plan.config))
+    moved = [name for name, value in records.plain(dataclasses.asdict(stored)).items() if settings[name] != value]
     if moved:
         raise InputError(f"{record.path} has other settings than today's ({', '.join(moved)}): run it again")
     updates = episodes = 0
@@ -70,6 +71,7 @@ def replay(record: Record, evaluations: int = 3, device: str = "cpu") -> Replay:
 
 def _difference(then: pd.DataFrame, now: pd.DataFrame) -> str:
     keys = ["seed", "mode", "episode"]
+    then, now = (frame.dropna(axis="columns", how="all") for frame in (then, now))  # columns of other evaluations
     if set(then.columns) != set(now.columns):
         return f"the record has other columns: {', '.join(sorted(set(then.columns) ^ set(now.columns)))}"
     both = [frame.drop(columns="wall_s").set_index(keys).sort_index() for frame in (then, now)]
@@ -77,7 +79,8 @@ def _difference(then: pd.DataFrame, now: pd.DataFrame) -> str:
         return "the record has other episodes"
     for name in both[0].columns:
         old, new = (frame[name].to_numpy() for frame in both)
-        unequal = (old != new).nonzero()[0]
+        missing = pd.isna(old) & pd.isna(new)  # a column of other modes' rows
+        unequal = ((old != new) & ~missing).nonzero()[0]
         if len(unequal):
             which = dict(zip(keys, both[0].index[unequal[0]], strict=True))
             return f"{name} of {which} was {old[unequal[0]]}, is {new[unequal[0]]}"

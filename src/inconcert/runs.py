@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from inconcert import exhibits, provenance, records
+from inconcert import exhibits, policies, provenance, records
 from inconcert.config import InputError
 from inconcert.evaluate import Evaluation
 
@@ -75,10 +75,9 @@ class Plan(NamedTuple):
         """A file of the part of the run that trains `seeds`."""
         return self.checkpoints / f"seeds-{'-'.join(map(str, seeds))}{suffix}"
 
-    @property
-    def policy(self) -> Path:
-        """Where the best parameters of every seed go, for `inconcert evaluate`."""
-        return self.path.with_suffix(".policy.safetensors")
+    def policy(self, checkpoint: str) -> Path:
+        """Where a policy of every seed goes, the "best" or that after a percentage of training; see `policies`."""
+        return self.path.with_name(policies.file_name(self.path.stem, checkpoint))
 
 
 def prepare(plan: Plan, jobs: int, restart: bool) -> list[tuple[int, ...]]:
@@ -190,8 +189,8 @@ def train_part(plan: Plan, seeds: tuple[int, ...], device: str, report: Callable
         if evaluation.phase == "curve":
             _checkpoint(checkpoint, evaluation, frames, spent)
         report(_progress(config, evaluation, spent["wall_s"]))
-    best = {key.removeprefix("best."): value for key, value in last.state().items() if key.startswith("best.")}
-    records.save_tensors(plan.part(seeds, ".policy"), best, {})
+    wanted = {key: value for key, value in last.state().items() if key.startswith(("best.", "kept."))}
+    records.save_tensors(plan.part(seeds, ".policy"), wanted, {})
     rows = pd.concat(frames, ignore_index=True)
     records.write_atomic(part, records.to_bytes(rows, {**spent, "device": device_name(device)}))
     checkpoint.unlink(missing_ok=True)
@@ -227,10 +226,10 @@ def _progress(config: Any, evaluation: Evaluation, wall_s: float) -> Progress:
 
 
 def join(plan: Plan, groups: list[tuple[int, ...]]) -> Path:
-    """Join the finished parts into the record, write it and the best policies, and drop the checkpoints."""
+    """Join the finished parts into the record, write it and the policies, and drop the checkpoints."""
     parts = [records.read(plan.part(group, ".parquet")) for group in groups]
-    policies = [records.load_tensors(plan.part(group, ".policy"))[0] for group in groups]
-    policy = {name: torch.cat([one[name] for one in policies]) for name in policies[0]}
+    pieces = [records.load_tensors(plan.part(group, ".policy"))[0] for group in groups]
+    tensors = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
     frame = pd.concat([part.frame for part in parts], ignore_index=True)
     config = records.plain(dataclasses.asdict(plan.config))
     meta = {
@@ -250,7 +249,11 @@ def join(plan: Plan, groups: list[tuple[int, ...]]) -> Path:
         "wall_s": max(part.meta["wall_s"] for part in parts),
         "cpu_s": sum(part.meta["cpu_s"] for part in parts),
     }
-    records.save_tensors(plan.policy, policy, {"config": config})
+    about = {name: meta[name] for name in ("task", "algorithm", "variant", "tier", "config", "digest")}
+    for checkpoint in ("best", *map(str, plan.config.keep)):
+        prefix = "best." if checkpoint == "best" else f"kept.{checkpoint}."
+        policy = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        records.save_tensors(plan.policy(checkpoint), policy, {**about, "checkpoint": checkpoint})
     records.write_atomic(plan.path, records.to_bytes(frame, meta))
     records.discard(plan.checkpoints)
     return plan.path

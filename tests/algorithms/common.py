@@ -54,8 +54,9 @@ def check_resume(module, config):
         assert len(rest) == len(whole) - stop
         for (one, state), (two, resumed) in zip(whole[stop:], rest, strict=True):
             assert (one.update, one.phase) == (two.update, two.phase)
-            for mode in one.outcomes:
-                assert torch.equal(one.outcomes[mode]["episode_return"], two.outcomes[mode]["episode_return"])
+            assert one.outcomes.keys() == two.outcomes.keys()
+            for mode, outcomes in one.outcomes.items():
+                assert all(torch.equal(value, two.outcomes[mode][name]) for name, value in outcomes.items())
             assert state.keys() == resumed.keys()
             assert all(torch.equal(state[name], resumed[name]) for name in state)
             assert all(torch.equal(one.metrics[name], two.metrics[name]) for name in one.metrics)

@@ -250,7 +250,31 @@ def test_each_agent_has_a_critic_of_its_own():
     assert before.std(-1).min() > 0
 
 
+def test_a_critic_for_the_team_learns_from_all_agents():
+    """One value a state; its loss is the mean over agents of what each agent's own target makes of it."""
+    learner, data = played(config(network="mlp", critics="shared", seeds=(4,)))
+    assert data["value"].shape == (1, 20, 4, 1)
+    assert learner.critic.head.weight.shape[0] == 1
+    data["target"] = data["target"] + torch.tensor([0.0, 1.0, 5.0])
+    batch = {name: onpolicy.columns(data[name], 1) for name in ("state", "start", "value", "target")}
+    batch["critic_memory"] = data["critic_memory"].flatten(1, 2)
+    value, target = data["value"][0], data["target"][0]
+    loss = learner.learn_critics(batch)["value_loss"]
+    torch.testing.assert_close(loss, 0.5 * (value - target).square().mean().view(1))
+
+
 # ------------------------------------------------------------------------------------------------------- contracts
+
+
+HARL = {"order": "original", "critics": "shared", "layer_norm": True, "one_hot_id": False, "value_norm": True,
+        "huber": 10.0, "judge_time_limit": False, "bootstrap_time_limit": False, "keep": (50, 100)}  # fmt: skip
+
+
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+def test_harls_options_keep_the_contracts(network):
+    check_company(happo, config(network=network, **HARL))
+    check_resume(happo, config(network=network, updates=3, **HARL))
+    check_gradients_flow(happo, config(network=network, ent_coef=0.01, **HARL))
 
 
 @pytest.mark.parametrize(("network", "order"), KINDS)

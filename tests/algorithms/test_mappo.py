@@ -8,8 +8,11 @@ from common import EASY, TINY, check_company, check_gradients_flow, check_it_lea
 
 from inconcert import envs, onpolicy, published
 from inconcert.algorithms import mappo
+from inconcert.config import InputError
 
 KINDS = [(network, parameters) for network in ("mlp", "gru") for parameters in ("shared", "separate")]
+HARL = {"layer_norm": True, "one_hot_id": False, "value_norm": True, "huber": 10.0, "judge_time_limit": False,
+        "bootstrap_time_limit": False, "keep": (50, 100)}  # fmt: skip
 
 
 def config(**changes):
@@ -29,6 +32,56 @@ def test_resuming_is_bit_for_bit(network, parameters):
 @pytest.mark.parametrize(("network", "parameters"), KINDS)
 def test_all_gradients_flow(network, parameters):
     check_gradients_flow(mappo, config(network=network, parameters=parameters, ent_coef=0.01))
+
+
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+def test_harls_options_keep_the_contracts(network):
+    check_company(mappo, config(network=network, **HARL))
+    check_resume(mappo, config(network=network, updates=3, **HARL))
+    check_gradients_flow(mappo, config(network=network, ent_coef=0.01, **HARL))
+
+
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+def test_layer_norm_stands_before_the_first_layer_and_after_every_hidden_one(network):
+    """Inputs twice as large, and hidden features twice as large, change nothing; a plain network sees them."""
+    for layer_norm in (True, False):
+        cfg = config(network=network, layer_norm=layer_norm, one_hot_id=False)
+        learner = mappo.Learner(cfg, envs.make(cfg.task).spec, "cpu")
+        actors = learner.actors
+        torch.nn.init.normal_(actors.network.head.weight)
+        for layer in (actors.network.inner, actors.network.outer):  # features far above the norm's epsilon
+            torch.nn.init.normal_(layer.weight)
+        obs = torch.rand(8, 3, actors.spec.obs_size)
+        available, start = torch.ones(2, 4, 3, 4, dtype=torch.bool), torch.ones(2, 4, dtype=torch.bool)
+
+        def answer(obs, actors=actors, available=available, start=start):
+            return actors.step(actors.observe(obs), available, start, actors.blank(4))[0]
+
+        before = answer(obs)
+        same = [answer(2 * obs)]
+        for layer in (actors.network.inner, actors.network.outer):
+            with torch.no_grad():
+                layer.weight.mul_(2)
+            same.append(answer(obs))
+            with torch.no_grad():
+                layer.weight.div_(2)
+        assert [torch.allclose(one, before, atol=1e-4) for one in same] == [layer_norm] * 3
+
+
+def test_layer_norm_of_a_single_input_is_refused():
+    cfg = config(layer_norm=True, one_hot_id=False, env_options={"observe_step": False})
+    with pytest.raises(InputError, match="layer_norm makes a single input constant"):
+        mappo.Learner(cfg, envs.make(cfg.task, **cfg.env_options).spec, "cpu")
+
+
+def test_without_the_id_a_shared_actor_cannot_tell_agents_apart():
+    for one_hot_id in (True, False):
+        cfg = config(one_hot_id=one_hot_id)
+        actors = mappo.Learner(cfg, envs.make(cfg.task).spec, "cpu").actors
+        obs = torch.rand(2, 1, 1, actors.spec.obs_size).expand(2, 1, 3, -1).flatten(0, 1)
+        available, start = torch.ones(2, 1, 3, 4, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
+        log_probs, _ = actors.step(actors.observe(obs), available, start, actors.blank(1))
+        assert torch.allclose(log_probs[:, :, 0], log_probs[:, :, 1], atol=1e-7) == (not one_hot_id)
 
 
 @pytest.mark.parametrize("chunk", [0, 5])

@@ -9,7 +9,8 @@ Letters in the shape comments: S seed, E environment, N agent, A action, C colum
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from inconcert import envs, onpolicy, stacked
-from inconcert.actors import Actors, Core, Network, taken
+from inconcert.actors import Actors, Core, Network, Sharing, taken
 from inconcert.evaluate import Evaluation, Player, State, choose, masked_log_softmax
 from inconcert.onpolicy import clipped_surrogate, clipped_value_error, entropy, normalise
 
@@ -38,12 +39,22 @@ class Config(onpolicy.Config):
     """Units of every hidden layer of an actor (paper Table 3: [128, 128], recurrent 128)."""
     critic_hidden: int = 128
     """Units of every hidden layer of a critic (paper Table 3)."""
+    critics: Sharing = "separate"
+    """separate: a critic for each agent (authors' code); shared: one for the team (HARL). All see the global state."""
+    layer_norm: bool = False
+    """Normalise inputs, and features after each ReLU (HARL)."""
+    one_hot_id: bool = True
+    """Put the agent's one-hot id in front of its observation (paper Table 3; HARL does not)."""
     chunk: int = 0
     """Steps the GRU is unrolled for in training, 0 for the whole rollout (paper Table 6: recurrent chunk size)."""
     actor_lr: float = 5e-4
     """Policy learning rate (paper Table 6)."""
     critic_lr: float = 5e-4
     """Value learning rate (paper Table 6)."""
+    value_norm: bool = False
+    """The critic predicts in units of the targets' running mean and deviation (HARL)."""
+    huber: float = math.inf
+    """Value errors beyond this count in proportion, not squared (HARL: 10, in units of the critic)."""
 
     @property
     def steps_per_column(self) -> int:
@@ -64,7 +75,12 @@ PAPER: dict[str, dict[str, Any]] = {  # the authors' tuned rows (params.csv, sys
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {"network": "mlp", "actor_lr": 1e-3, "critic_lr": 1e-3}
 """What the small tiers change in the networks: no recurrence."""
-VARIANTS = onpolicy.variants({"order-original": {"order": "original"}}, onpolicy.COEFFICIENTS)
+HARL: dict[str, Any] = onpolicy.HARL | {
+    "network": "mlp", "order": "original", "critics": "shared", "layer_norm": True, "one_hot_id": False,
+    "value_norm": True, "huber": 10.0,
+}  # fmt: skip
+"""HAPPO of the KPF paper's base policies."""
+VARIANTS = onpolicy.variants({"order-original": {"order": "original"}}, onpolicy.COEFFICIENTS) | {"harl": HARL}
 """Named departures from a tier's setting."""
 
 
@@ -105,35 +121,48 @@ class Learner:
 
     The actors of all seeds and agents are one stack, in which acting is one call. In an update only the actors whose
     turn it is, one of each seed, are computed: they are copied into `turn`, and what the optimiser steps are S * N
-    separate views of the stack, of which only theirs have gradients then.
+    separate views of the stack, of which only theirs have gradients then. K in the shapes is the number of critics of
+    a seed: N, or 1 for the team.
     """
 
     deployed = "actor"
+    config: Any  # HATRPO's steps have settings of their own
 
     def __init__(self, config: Config, spec: envs.Spec, device: str) -> None:
         self.config, self.spec = config, spec
-        seeds, agents = len(config.seeds), spec.num_agents
-        self.actors = Actors(config.seeds, spec, config.hidden, config.network, "separate", device)
-        streams = stacked.generators((stacked.derive(seed, "critic") for seed in config.seeds), agents)
-        self.critic = Network(spec.state_size, 1, config.critic_hidden, config.network, streams, gain=1.0).to(device)
+        self.critics = spec.num_agents if config.critics == "separate" else 1  # K
+        self.actors = Actors(
+            config.seeds, spec, config.hidden, config.network, "separate", device, config.one_hot_id, config.layer_norm
+        )
+        streams = stacked.generators((stacked.derive(seed, "critic") for seed in config.seeds), self.critics)
+        self.critic = Network(
+            spec.state_size, 1, config.critic_hidden, config.network, streams, 1.0, config.layer_norm
+        ).to(device)
+        self.scale = onpolicy.ValueNorm(len(config.seeds), config.value_norm).to(device)
         self.networks: dict[str, nn.Module] = {"actor": self.actors.network, "critic": self.critic}
         self.companions: dict[str, Player] = {}
-        blank = stacked.generators(range(seeds))
+        blank = stacked.generators(range(len(config.seeds)))
         self.turn = Network(
-            agents + spec.obs_size, spec.num_actions, config.hidden, config.network, blank, gain=1.0
+            self.actors.inputs, spec.num_actions, config.hidden, config.network, blank, 1.0, config.layer_norm
         ).to(device)
         self.leaves = [  # for each parameter of the stack, its S * N members
             [nn.Parameter(member) for member in stack.detach()] for stack in self.actors.network.parameters()
         ]
-        self.rates: Sequence[float] = (config.actor_lr, config.critic_lr)
-        groups: list[dict[str, Any]] = [
-            {"params": [leaf for leaves in self.leaves for leaf in leaves]}, {"params": self.critic.parameters()}
-        ]  # fmt: skip
+        self.rates: Sequence[float] = [rate for _, rate in self.stepped()]
+        groups = [{"params": parameters} for parameters, _ in self.stepped()]
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(groups, eps=config.adam_eps, fused=True)
+        if config.value_norm:
+            self.networks["value_norm"] = self.scale
+
+    def stepped(self) -> list[tuple[Iterable[nn.Parameter], float]]:
+        """What the optimiser steps, and the learning rates."""
+        actors = [leaf for leaves in self.leaves for leaf in leaves]
+        return [(actors, self.config.actor_lr), (self.critic.parameters(), self.config.critic_lr)]
 
     def memories(self, envs_per_seed: int) -> State:
         actor = self.actors.blank(envs_per_seed)
-        return {"actor_memory": actor, "critic_memory": actor.new_zeros(*actor.shape[:3], self.critic.memory)}
+        critic = actor.new_zeros(*actor.shape[:2], self.critics, self.critic.memory)
+        return {"actor_memory": actor, "critic_memory": critic}
 
     def __call__(self, step: envs.Step, start: Tensor, memory: Any, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.actors(step, start, memory, uniform)
@@ -151,13 +180,18 @@ class Learner:
         }  # fmt: skip
 
     def appraise(self, state: Tensor, start: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Values `[S, E, N]` of `state [S, E, F]` by all critics, and their next memory from `h [S, E, N, H]`."""
-        value, h = self.critic.step(self.repeat(state), self.actors.stack(h), self.repeat(start))
-        return self.actors.unstack(value).squeeze(-1), self.actors.unstack(h)
+        """Values `[S, E, K]` of `state [S, E, F]` by all critics, and their next memory from `h [S, E, K, H]`."""
+        value, h = self.critic.step(self.repeat(state), h.movedim(2, 1).flatten(0, 1), self.repeat(start))
+        value, h = (x.unflatten(0, (-1, self.critics)).movedim(1, 2) for x in (value, h))
+        return self.scale.real(value.squeeze(-1)), h
 
     def repeat(self, x: Tensor) -> Tensor:
-        """`[S, ...] -> [S * N, ...]`: what all critics of a seed see alike."""
-        return x.repeat_interleave(self.spec.num_agents, dim=0)
+        """`[S, ...] -> [S * K, ...]`: what all critics of a seed see alike."""
+        return x.repeat_interleave(self.critics, dim=0)
+
+    def share(self, x: Tensor) -> Tensor:
+        """`[S, ..., n] -> [S * K, ..., n / K]`: to each critic what belongs to it, to one for the team everything."""
+        return x.unflatten(-1, (self.critics, -1)).movedim(-2, 1).flatten(0, 1)
 
     def value(self, obs: Tensor, state: Tensor, start: Tensor, now: dict[str, Any]) -> Tensor:
         return self.appraise(state.view(*start.shape, -1), start, now["critic_memory"])[0]
@@ -168,6 +202,7 @@ class Learner:
         names = ("obs", "state", "available", "action", "log_prob", "start", "value", "advantage", "target")
         memories = ("actor_memory", "critic_memory")
         used = {name: data[name] for name in names + memories}
+        self.scale.fit(used, config.epochs * config.minibatches)
         draws = config.epochs if config.order == "minibatch" else 1
         orders = stacked.permutations(config.seeds, "agents", index, draws, agents)  # [S, draws, N]
         orders = orders.to(data["reward"].device)
@@ -182,22 +217,30 @@ class Learner:
                     if turn is not turns[-1]:
                         factor = factor * self.ratio(own, turn)
         else:
-            for batch in onpolicy.minibatches(config, used, index, memories):
-                critics.add(self.learn_critics(batch))
-            used["factor"] = torch.ones_like(data["log_prob"][..., 0])
+            critics = self.learn_all_critics(used, index)
+            factor = torch.ones_like(data["log_prob"][..., 0])
             turns = orders[:, 0].unbind(1)
             for turn in turns:
-                for batch in onpolicy.minibatches(config, used, index, memories):
-                    actors.add(self.learn_actors(self.select(batch, turn), batch["factor"], turn))
+                own = self.select(used, turn) | {"factor": factor}
+                for batch in onpolicy.minibatches(config, own, index, ("actor_memory",)):
+                    actors.add(self.learn_actors(batch, batch["factor"], turn))
                 if turn is not turns[-1]:
-                    used["factor"] = used["factor"] * self.rollout_ratio(used, turn)
+                    factor = factor * self.rollout_ratio(used, turn)
         explained = onpolicy.explained_variance(data["value"], data["target"])
         return critics.result() | actors.result() | {"explained_variance": explained}
 
+    def learn_all_critics(self, used: State, index: int) -> onpolicy.Mean:
+        """All steps of all critics on a rollout."""
+        metrics, names = onpolicy.Mean(), ("state", "start", "value", "target", "critic_memory")
+        part = {name: used[name] for name in names}
+        for batch in onpolicy.minibatches(self.config, part, index, ("critic_memory",)):
+            metrics.add(self.learn_critics(batch))
+        return metrics
+
     def select(self, b: State, turn: Tensor) -> State:
-        """What the actors in `turn [S]` need of a minibatch `[S, c, m, N, ...]`: `[S, c, m, ...]`."""
+        """What the actors in `turn [S]` need of a minibatch `[S, c, m, N, ...]`, or of a rollout: their own columns."""
         own = {name: of_agents(b[name], turn, 3) for name in ("obs", "available", "action", "log_prob", "advantage")}
-        return own | {"actor_memory": of_agents(b["actor_memory"], turn, 2), "start": b["start"]}
+        return own | {"actor_memory": of_agents(b["actor_memory"], turn, -2), "start": b["start"]}
 
     def members(self, turn: Tensor) -> Tensor:
         """`[S]` places in the stack of the actors in `turn [S]`."""
@@ -259,13 +302,13 @@ class Learner:
         Critics share neither parameters nor data with actors and with each other: they need no turns.
         """
         config, seeds = self.config, len(self.config.seeds)
-        members = seeds * self.spec.num_agents
-        value = self.critic(self.repeat(b["state"]), self.actors.stack(b["critic_memory"]), self.repeat(b["start"]))
-        old_value, target = (self.actors.stack(b[name].unsqueeze(-1)) for name in ("value", "target"))
-        loss = clipped_value_error(value, old_value, target, config.clip)  # [S * N]
+        memory = b["critic_memory"].movedim(2, 1).flatten(0, 1)
+        value = self.critic(self.repeat(b["state"]), memory, self.repeat(b["start"]))
+        old_value, target = self.share(b["value"]), self.share(b["target"])
+        loss = clipped_value_error(value, old_value, target, config.clip, config.huber)  # [S * K]
         self.optimiser.zero_grad()
         (config.vf_coef * loss).sum().backward()
-        norm = stacked.clip_grad_norm_(self.critic, config.max_grad_norm, members)
+        norm = stacked.clip_grad_norm_(self.critic, config.max_grad_norm, seeds * self.critics)
         self.optimiser.step()
         return {"value_loss": loss.detach().view(seeds, -1).mean(1), "critic_grad_norm": norm.view(seeds, -1).mean(1)}
 

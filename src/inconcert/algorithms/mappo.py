@@ -8,6 +8,7 @@ Letters in the shape comments: S seed, E environment, N agent, A action, C colum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,10 @@ class Config(onpolicy.Config):
     """gru: layer, GRU, layer, head (paper Table 3: one recurrent layer of 128); mlp: the same without the GRU."""
     parameters: Sharing = "shared"
     """One actor for all agents, told apart by a one-hot id (paper Table 3), or an actor for each agent."""
+    layer_norm: bool = False
+    """Normalise inputs, and features after each ReLU (HARL)."""
+    one_hot_id: bool = True
+    """Put the agent's one-hot id in front of its observation (paper Table 3; HARL does not)."""
     hidden: int = 128
     """Units of every hidden layer of an actor (paper Table 3: [128, 128], recurrent 128; varied in Figure 6)."""
     critic_hidden: int = 128
@@ -39,6 +44,10 @@ class Config(onpolicy.Config):
     """Policy learning rate (paper Table 6)."""
     critic_lr: float = 5e-4
     """Value learning rate (paper Table 6)."""
+    value_norm: bool = False
+    """The critic predicts in units of the targets' running mean and deviation (HARL)."""
+    huber: float = math.inf
+    """Value errors beyond this count in proportion, not squared (HARL: 10, in units of the critic)."""
 
     @property
     def steps_per_column(self) -> int:
@@ -58,7 +67,13 @@ PAPER: dict[str, dict[str, Any]] = {  # the authors' tuned rows (params.csv, sys
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {"network": "mlp", "actor_lr": 1e-3, "critic_lr": 1e-3}
 """What the small tiers change in the networks: no recurrence."""
-VARIANTS = onpolicy.variants(onpolicy.ACTOR_SIZES, onpolicy.COEFFICIENTS)
+HARL: dict[str, Any] = onpolicy.HARL | {
+    "network": "mlp", "layer_norm": True, "one_hot_id": False, "value_norm": True, "huber": 10.0,
+}  # fmt: skip
+"""MAPPO of the KPF paper's base policies."""
+ROLES: dict[str, dict[str, Any]] = {"mpe/simple_speaker_listener": {"parameters": "separate"}}
+"""Where agents have different parts to play, HARL gives each an actor of its own."""
+VARIANTS = onpolicy.variants(onpolicy.ACTOR_SIZES, onpolicy.COEFFICIENTS) | {"harl": HARL}
 """Named departures from a tier's setting."""
 
 
@@ -69,6 +84,8 @@ def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config
         "laptop": onpolicy.LAPTOP | NETWORKS,
         "paper": {"seeds": onpolicy.PAPER_SEEDS, **PAPER.get(task, {})},
     }
+    if variant == "harl":
+        changes = ROLES.get(task, {}) | changes
     return onpolicy.choose_setting(Config, tiers, VARIANTS, task, tier, variant, changes)
 
 
@@ -82,14 +99,22 @@ class Learner:
 
     def __init__(self, config: Config, spec: envs.Spec, device: str) -> None:
         self.config = config
-        self.actors = Actors(config.seeds, spec, config.hidden, config.network, config.parameters, device)
+        self.actors = Actors(
+            config.seeds, spec, config.hidden, config.network, config.parameters, device, config.one_hot_id,
+            config.layer_norm,
+        )  # fmt: skip
         streams = stacked.generators(stacked.derive(seed, "critic") for seed in config.seeds)
-        self.critic = Network(spec.state_size, 1, config.critic_hidden, config.network, streams, gain=1.0).to(device)
+        self.critic = Network(
+            spec.state_size, 1, config.critic_hidden, config.network, streams, 1.0, config.layer_norm
+        ).to(device)
+        self.scale = onpolicy.ValueNorm(len(config.seeds), config.value_norm).to(device)
         self.networks: dict[str, nn.Module] = {"actor": self.actors.network, "critic": self.critic}
         self.companions: dict[str, Player] = {}
         self.rates: Sequence[float] = (config.actor_lr, config.critic_lr)
         groups = [{"params": network.parameters()} for network in self.networks.values()]
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(groups, eps=config.adam_eps, fused=True)
+        if config.value_norm:
+            self.networks["value_norm"] = self.scale
 
     def memories(self, envs_per_seed: int) -> State:
         actor = self.actors.blank(envs_per_seed)
@@ -107,11 +132,11 @@ class Learner:
         action = choose(log_probs, uniform)
         return {
             "obs": obs, "state": state, "available": available, "action": action, "log_prob": taken(log_probs, action),
-            "value": value,
+            "value": self.scale.real(value),
         }  # fmt: skip
 
     def value(self, obs: Tensor, state: Tensor, start: Tensor, now: dict[str, Any]) -> Tensor:
-        return self.critic.step(state.view(*start.shape, -1), now["critic_memory"], start)[0]
+        return self.scale.real(self.critic.step(state.view(*start.shape, -1), now["critic_memory"], start)[0])
 
     def learn(self, data: State, index: int) -> State:
         """Epochs of minibatches over one rollout; returns the mean diagnostics `[S]`."""
@@ -119,9 +144,10 @@ class Learner:
         names = ("obs", "state", "available", "action", "log_prob", "start", "value", "advantage", "target")
         memories = ("actor_memory", "critic_memory")
         used = {name: data[name] for name in names + memories}
+        self.scale.fit(used, config.epochs * config.minibatches)
         for batch in onpolicy.minibatches(config, used, index, memories):
             signs = self.gradients(batch)
-            for name, network in self.networks.items():
+            for name, network in (("actor", self.actors.network), ("critic", self.critic)):
                 signs[f"{name}_grad_norm"] = stacked.clip_grad_norm_(network, config.max_grad_norm, len(config.seeds))
             self.optimiser.step()
             metrics.add(signs)
@@ -135,7 +161,7 @@ class Learner:
         log_prob = taken(log_probs, b["action"])
         value = self.critic(b["state"], b["critic_memory"], b["start"])
         policy_loss = clipped_surrogate(log_prob, b["log_prob"], normalise(b["advantage"]), config.clip)
-        value_loss = clipped_value_error(value, b["value"], b["target"], config.clip)
+        value_loss = clipped_value_error(value, b["value"], b["target"], config.clip, config.huber)
         bonus = entropy(log_probs)
         self.optimiser.zero_grad()
         # seeds share no parameter, so the sum over seeds gives each its own gradient

@@ -316,6 +316,17 @@ def test_make_starts_nothing_that_reset_does_not():
     assert torch.equal(make("jaxmpe/spread_3ag").observe().obs, first.obs)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_the_same(task):
+    """The same episodes with tensors on a GPU; where JAX computes there too, fractions may differ in the last bits."""
+    actions, moments = long_run(task)
+    env = make(task, device="cuda")
+    steps = [env.reset(), *(env.step(one.cuda()) for one in actions[:30])]
+    assert all(tensor.device.type == "cuda" for step in steps for tensor in (*step[:-1], *step.info.values()))
+    moved = [[tensor.cpu() for tensor in flat(step)] for step in steps]
+    torch.testing.assert_close(moved, moments[:31], rtol=1e-4, atol=1e-4)
+
+
 def test_streams_are_apart():
     """No two rows, episodes or steps share a key, and a suite's stream is its own."""
     keys = jax_bridge.row_keys("lbf", (0, 1), 50)

@@ -136,8 +136,11 @@ def speed(tasks: Sequence[str], copies: int, seconds: float = 1.0, slice_steps: 
     return paces[0], max(ratios)
 
 
-def learned(tasks: Sequence[str], found: Outcomes, metric: str) -> None:
-    """Draw MAPPO's laptop records of `tasks` beside the players; where there are none, say what makes one."""
+def learned(tasks: Sequence[str], found: Outcomes, metric: str, share: str = "") -> None:
+    """Draw MAPPO's laptop records of `tasks` beside the players; where there are none, say what makes one.
+
+    A table has the final scores, those of `share` too, if it is given, as percentages.
+    """
     trained = {}
     for task in tasks:
         try:
@@ -149,15 +152,18 @@ def learned(tasks: Sequence[str], found: Outcomes, metric: str) -> None:
         display(Markdown(f"```bash\n{records.command(tasks[0], 'mappo', 'laptop')}\n```"))
         return
     axes = plt.subplots(len(trained), 1, figsize=(5.4, 2.8 * len(trained)), squeeze=False)[1][:, 0]
-    rows = {}
+    rows, label = {}, metric.replace("_", " ")
     for axis, (task, record) in zip(axes, trained.items(), strict=True):
         plots.learning_curve(axis, records.curve(record, metric=metric), "MAPPO, sampled", plots.COLOURS["mappo"])
         for name, style in zip(players(task), (":", "--"), strict=True):
             plots.reference_line(axis, float(found[task, name][metric].double().mean()), name, style=style)
-        axis.set(title=f"{task}, {len(record.seeds)} seeds", ylabel=metric, xlabel="million env-steps")
+        axis.set(title=f"{task}, {len(record.seeds)} seeds", ylabel=label, xlabel="million env-steps")
         scores = records.final(record, metric=metric).to_numpy(dtype=float)
         best = spell(stats.mean_ci(scores, method="t")) if len(scores) > 1 else f"{scores.mean():.2f}"
-        rows[task] = {"tier": record.tier, "seeds": len(scores), "best parameters": best, "stamp": record.freshness()}
+        rows[_name(task)] = {"tier": record.tier, "seeds": len(scores), f"{label}, best parameters": best}
+        if share:
+            rows[_name(task)][share] = f"{records.final(record, metric=share).mean():.0%}"
+        rows[_name(task)]["stamp"] = record.freshness()
     axes[0].legend()
     plt.show()
     display(_table(rows, "task"))

@@ -223,6 +223,19 @@ def problem(seeds=1, agents=3, rows=40):
     return x, y, x[..., :3].tanh() + y[..., :1], torch.ones(seeds, agents * rows)
 
 
+def test_gradients_by_hand_are_those_of_the_loss(double):
+    x, y, target, weight = problem(seeds=2)
+    weight[:, ::3] = 0
+    weight[:, 1::3] = 2
+    vae, noise = ConditionalVAE(4, 2, 3, Settings(kl_weight=0.5), [1, 2]), torch.randn(2, 120, 10)
+    expected = (vae.loss(x, y, target, noise) * weight).sum(1)
+    expected.sum().backward()
+    gradients = vae.encoder.grad.clone(), vae.decoder.grad.clone()
+    torch.testing.assert_close(vae.gradients(vae.parts(), x, y, target, noise, weight), expected.detach())
+    torch.testing.assert_close(vae.encoder.grad, gradients[0])
+    torch.testing.assert_close(vae.decoder.grad, gradients[1])
+
+
 def test_training_lowers_the_loss_and_reports_it():
     x, y, target, weight = problem(rows=200)
     vae = ConditionalVAE(4, 2, 3, Settings(epochs=30, lr=3e-3), [5])

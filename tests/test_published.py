@@ -513,3 +513,14 @@ def test_broken_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, c
         published.load("kpf", 1)
     assert "kpf_table_1.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_readings_of_the_policy_distance_curves() -> None:
+    curves = published.policy_distance_curves()
+    assert len(curves) == 20
+    assert set(curves["scheme"]) == {"mdps", "nps", "seps", "fps-id", "fps"}
+    ends = curves.pivot_table(index="task", columns="scheme", values="value")
+    assert ends.notna().all(axis=None)
+    assert (ends.idxmax(axis=1) == "mdps").all()  # what the paper claims
+    assert (ends.idxmin(axis=1) == "fps").all()
+    assert (curves["reading"] > 0).all()

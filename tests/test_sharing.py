@@ -114,6 +114,9 @@ def test_division_copies_the_network_in_use():
     kept = dynamic_sharing(d, [2, 2, 2], [1, 1, 1], 1.0, divide_backs=False)
     assert kept.back == [1, 1, 1]
     assert kept.front == plan.front
+    assert (
+        dynamic_sharing(d, [0, 1, 2], [1, 1, 1], 1.0).back == plan.back
+    )  # backs divide whether fronts are shared or not
 
 
 def test_literally_a_division_overwrites_whoever_is_there():

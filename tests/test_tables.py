@@ -37,6 +37,17 @@ def test_gradients_are_those_of_the_network_alone():
         torch.testing.assert_close(bias[2, 0], layer.bias.grad)
 
 
+def test_backpropagation_by_hand_is_autograds():
+    rows, x = torch.randn(4, tables.width(SIZES), requires_grad=True), torch.randn(4, 7, 3, requires_grad=True)
+    gradient = torch.randn(4, 7, 2)
+    tables.perceptron(rows, x, SIZES).backward(gradient)
+    networks, out = tables.layers(rows.detach(), SIZES), torch.full_like(rows, torch.nan)
+    seen = tables.activations(networks, x.detach())
+    assert [part.shape[-1] for part in seen] == list(SIZES)
+    torch.testing.assert_close(tables.backward(networks, seen, gradient, tables.layers(out, SIZES)), x.grad)
+    torch.testing.assert_close(out, rows.grad)
+
+
 @pytest.mark.parametrize("start", ["usual", "orthogonal"])
 def test_a_start_depends_on_the_own_stream_only(start):
     def rows(*seeds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import graph
 import pandas as pd
 
-from inconcert import claims, records, scaling
+from inconcert import claims, fusion_trials, records, scaling
 from inconcert.config import TIERS, InputError
 from inconcert.exhibits import CHAPTERS, Exhibit
 
@@ -160,13 +161,17 @@ def recorded(found: Iterable[Found]) -> list[Found]:
 
 def measured() -> list[Found]:
     """The measurements that tier "recorded" reads, for `status_table`: one for each tier whose networks they are of."""
-    try:
-        record = scaling.load()
-    except records.MissingRecord:
-        return []
-    archived, freshness = record.path.is_relative_to(scaling.folders()[1]), record.freshness()
-    tiers = dict.fromkeys(scaling.SETTINGS[name].tier for name in record.frame["setting"].unique())
-    return [Found(record.path, "", "", tier, archived, freshness) for tier in tiers]
+    found = []
+    with contextlib.suppress(records.MissingRecord):
+        costs = scaling.load()
+        archived, freshness = costs.path.is_relative_to(scaling.folders()[1]), costs.freshness()
+        tiers = dict.fromkeys(scaling.SETTINGS[name].tier for name in costs.frame["setting"].unique())
+        found += [Found(costs.path, "", "", tier, archived, freshness) for tier in tiers]
+    with contextlib.suppress(records.MissingRecord):
+        fusions = fusion_trials.recorded()
+        archived = fusions.path.is_relative_to(fusion_trials.folders()[1])
+        found.append(Found(fusions.path, "", "", fusion_trials.TIER, archived, fusions.freshness()))
+    return found
 
 
 def record_table(found: Iterable[Found]) -> str:

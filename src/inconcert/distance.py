@@ -156,6 +156,41 @@ class ConditionalVAE(nn.Module):
         error = (self.decode(torch.addcmul(mean, std, noise), y) - target).square().sum(-1)
         return error + self.settings.kl_weight * prior_matching(mean, std)
 
+    def parts(self) -> tuple[tables.Layers, tables.Layers, tables.Layers, tables.Layers]:
+        """Layers of encoder and decoder, and of their gradients, as views to compute with outside autograd."""
+        gradients = torch.zeros_like(self.encoder), torch.zeros_like(self.decoder)
+        self.encoder.grad, self.decoder.grad = gradients
+        sizes = self.encoder_sizes, self.decoder_sizes
+        encoder, decoder = map(tables.layers, (self.encoder.detach(), self.decoder.detach()), sizes)
+        to_encoder, to_decoder = map(tables.layers, gradients, sizes)
+        return encoder, decoder, to_encoder, to_decoder
+
+    def gradients(
+        self,
+        parts: tuple[tables.Layers, tables.Layers, tables.Layers, tables.Layers],
+        x: Tensor,
+        y: Tensor,
+        target: Tensor,
+        noise: Tensor,
+        weight: Tensor,
+    ) -> Tensor:
+        """Write the gradient of the sum of `loss` times `weight [S, B]` into `parts`; returns that sum, `[S]`."""
+        encoder, decoder, to_encoder, to_decoder = parts
+        scale, kl_weight = weight.unsqueeze(-1), self.settings.kl_weight
+        encoding = tables.activations(encoder, x)
+        mean, log_variance = encoding[-1].chunk(2, -1)
+        std = (log_variance / 2).exp()
+        decoding = tables.activations(decoder, torch.cat([torch.addcmul(mean, std, noise), y], -1))
+        error = decoding[-1] - target
+        loss = error.square().sum(-1) + kl_weight * prior_matching(mean, std)
+        to_z = tables.backward(decoder, decoding, 2 * scale * error, to_decoder)[..., : self.settings.latent]
+        prior = kl_weight * scale
+        to_mean = torch.addcmul(to_z, prior, mean)
+        to_log_variance = (to_z * noise * std + prior * (std.square() - 1)) / 2
+        tables.backward(encoder, encoding, torch.cat([to_mean, to_log_variance], -1), to_encoder)
+        return (loss * weight).sum(1)
+
+    @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """Train on rows `[S, B, ...]`, of which those with `weight [S, B]` 0 do not count.
 
@@ -169,6 +204,7 @@ class ConditionalVAE(nn.Module):
         parts = (x, y, target, weight.unsqueeze(-1))
         data, cuts = torch.cat(parts, -1).flatten(0, 1), [part.shape[-1] for part in parts]
         first = count * torch.arange(seeds).unsqueeze(1)
+        networks = self.parts()
         optimiser = torch.optim.Adam(self.parameters(), lr=settings.lr, fused=True)
         history = []
         for _ in range(settings.epochs):
@@ -180,11 +216,8 @@ class ConditionalVAE(nn.Module):
                 strict=True,
             ):  # fmt: skip
                 x, y, target, weight = data[rows].split(cuts, -1)
-                loss = (self.loss(x, y, target, eps) * weight.squeeze(-1)).sum(1)
-                optimiser.zero_grad()
-                loss.sum().backward()  # seeds share no parameter
+                total += self.gradients(networks, x, y, target, eps, weight.squeeze(-1))
                 optimiser.step()
-                total += loss.detach()
             history.append(total)
         return torch.stack(history) / data[:, -1].view(seeds, count).sum(1)
 
@@ -327,8 +360,7 @@ def _autoencoder(situation: _Situation, settings: Settings, seeds: Sequence[int]
     x, y = (part.flatten(1, 2) for part in (torch.cat([p, obs], -1), obs))
     target = x[..., : p.shape[-1]] if situation.feature is None else situation.feature.to(obs.dtype).flatten(1, 2)
     vae = ConditionalVAE(x.shape[-1], y.shape[-1], target.shape[-1], settings, seeds).to(obs.device)
-    with torch.enable_grad():
-        vae.fit(x, y, target, situation.counts.flatten(1))
+    vae.fit(x, y, target, situation.counts.flatten(1))
     return vae
 
 

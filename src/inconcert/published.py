@@ -144,3 +144,19 @@ def magpo_settings() -> pd.DataFrame:
         InputError: the file is missing or unreadable.
     """
     return _read(_folder() / "magpo_settings.csv")
+
+
+def policy_distance_curves() -> pd.DataFrame:
+    """Where the curves of the policy-distance paper's Figure 3 end, read off the printed figure.
+
+    Columns: `task`, `scheme` (as variants of our A2C are called), `updates` (of the printed curve), `value` (return
+    summed over agents), `reading` (the error of reading it off, plus or minus) and `note`. The paper prints no numbers
+    and does not say how many seeds there were.
+
+    Raises:
+        InputError: the file is missing or unreadable.
+    """
+    frame = _read(_folder() / "policy_distance_figure_3.csv")
+    for name in ("updates", "value", "reading"):
+        frame[name] = _numeric(frame[name])
+    return frame

@@ -114,7 +114,7 @@ def dynamic_sharing(
 
     All pairs i < j are visited in order. Below `epsilon` agent j takes over i's front, or, where they share that, i's
     back; not if i's present network belongs to an agent that is too far from j: then j takes the network that
-    belongs to i. Above twice `epsilon` a shared front is divided: j gets a copy of its own.
+    belongs to i. Above twice `epsilon` what they share is divided: j gets a copy of its own.
 
     Args:
         distance: `[N, N]` of the policies.
@@ -126,8 +126,8 @@ def dynamic_sharing(
             divisions copy from network i even where i uses another, backs fuse below half of epsilon, and
             each agent i acts on at most one j.
         back_factor: share of `epsilon` below which backs fuse; of "sane" only.
-        divide_backs: dividing fronts also divides a shared back, which would otherwise be shared for ever; of "sane"
-            only.
+        divide_backs: divide backs too, as the paper's text says and its algorithm does not, where they stay shared for
+            ever; of "sane" only.
 
     Raises:
         InputError: shapes that do not fit, indices that are none, or an unknown reading.
@@ -155,16 +155,16 @@ def dynamic_sharing(
 def _sane(d: list[list[float]], plan: Plan, epsilon: float, back_epsilon: float, divide_backs: bool) -> None:
     front, back, _ = plan
     for i, j in combinations(range(len(front)), 2):
-        if front[i] != front[j]:
+        if d[i][j] > 2 * epsilon:
+            if front[i] == front[j]:
+                _divide(plan, "front", j)
+            if back[i] == back[j] and divide_backs:
+                _divide(plan, "back", j)
+        elif front[i] != front[j]:
             if d[i][j] < epsilon:
                 front[j] = front[i] if d[front[i]][j] < epsilon else i
-        elif d[i][j] < back_epsilon:
-            if back[i] != back[j]:
-                back[j] = back[i] if d[back[i]][j] < back_epsilon else i
-        elif d[i][j] > 2 * epsilon:
-            _divide(plan, "front", j)
-            if divide_backs and back[i] == back[j]:
-                _divide(plan, "back", j)
+        elif back[i] != back[j] and d[i][j] < back_epsilon:
+            back[j] = back[i] if d[back[i]][j] < back_epsilon else i
 
 
 def _divide(plan: Plan, part: Part, j: int) -> None:

@@ -23,20 +23,52 @@ def width(sizes: Sizes) -> int:
     return sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
 
 
-def layers(rows: Tensor, sizes: Sizes) -> list[tuple[Tensor, Tensor]]:
-    """Weights `[G, in, out]` and biases `[G, 1, out]` of each layer of the networks `rows [G, P]`, as views."""
+Layers = list[tuple[Tensor, Tensor]]
+"""Weights `[G, in, out]` and biases `[G, 1, out]` of each layer of G networks."""
+
+
+def layers(rows: Tensor, sizes: Sizes) -> Layers:
+    """The layers of the networks `rows [G, P]`, as views."""
     parts = rows.split([count for inputs, outputs in pairwise(sizes) for count in (inputs * outputs, outputs)], 1)
     shapes = enumerate(pairwise(sizes))
     return [(parts[2 * i].unflatten(1, shape), parts[2 * i + 1].unsqueeze(1)) for i, shape in shapes]
 
 
-def perceptron(rows: Tensor, x: Tensor, sizes: Sizes) -> Tensor:
-    """Each network on its own inputs: `rows [G, P]`, `x [G, B, in] -> [G, B, out]`; no ReLU after the last layer."""
-    first, *others = layers(rows, sizes)
-    x = torch.baddbmm(first[1], x, first[0])
+def activations(networks: Layers, x: Tensor) -> list[Tensor]:
+    """What goes into each layer, from `x [G, B, in]` on, and what comes out at last; no ReLU after the last layer."""
+    first, *others = networks
+    seen, out = [x], torch.baddbmm(first[1], x, first[0])
     for weight, bias in others:
-        x = torch.baddbmm(bias, x.relu(), weight)
-    return x
+        seen.append(out.relu())
+        out = torch.baddbmm(bias, seen[-1], weight)
+    return [*seen, out]
+
+
+def perceptron(rows: Tensor, x: Tensor, sizes: Sizes) -> Tensor:
+    """Each network on its own inputs: `rows [G, P]`, `x [G, B, in] -> [G, B, out]`."""
+    return activations(layers(rows, sizes), x)[-1]
+
+
+def backward(networks: Layers, seen: Sequence[Tensor], gradient: Tensor, out: Layers) -> Tensor:
+    """Backpropagation by hand, without autograd: for small networks it takes half the time.
+
+    Args:
+        seen: the networks' `activations`.
+        gradient: `[G, B, out]` of the loss in the outputs.
+        out: where to write the gradients in the networks.
+
+    Returns:
+        `[G, B, in]` gradient in the inputs.
+    """
+    for (weight, _), (to_weight, to_bias), x in zip(
+        reversed(networks), reversed(out), reversed(seen[:-1]), strict=True
+    ):
+        to_weight.copy_(torch.bmm(x.mT, gradient))
+        torch.sum(gradient, 1, keepdim=True, out=to_bias)
+        gradient = torch.bmm(gradient, weight.mT)
+        if x is not seen[0]:
+            gradient = torch.ops.aten.threshold_backward(gradient, x, 0)
+    return gradient
 
 
 def usual_rows(sizes: Sizes, streams: stacked.Generators) -> Tensor:

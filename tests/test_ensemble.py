@@ -62,7 +62,7 @@ def test_weight_at_its_ends(values):
     assert bool(((found >= low) & (found <= high)).all())
     camps = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(5)
     assert float(ensemble.uncertainty_weight(camps, 0.01)) == pytest.approx(high)
-    assert float(ensemble.uncertainty_weight(camps, 0.01, excess=True)) > 1
+    assert float(ensemble.uncertainty_weight(camps, 0.01, signal="excess")) > 1
 
 
 def test_the_gate_looks_at_available_actions_only():

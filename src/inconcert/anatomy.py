@@ -57,7 +57,8 @@ def train(module: Any, config: Any) -> Run:
     closing: dict[str, float] = {}
     bar = tqdm(total=config.updates, desc="updates", mininterval=0.5)
     for evaluation in module.train(config):
-        returns = {mode: outcome["episode_return"].mean(1) for mode, outcome in evaluation.outcomes.items()}
+        played = {mode: outcome for mode, outcome in evaluation.outcomes.items() if "episode_return" in outcome}
+        returns = {mode: outcome["episode_return"].mean(1) for mode, outcome in played.items()}
         if evaluation.phase != "curve":
             closing[evaluation.phase] = returns["sampled"].mean().item()
             continue

@@ -59,14 +59,17 @@ def normal_excess(members: int) -> tuple[float, float]:
     return -6 / (m + 1), variance**0.5
 
 
-def uncertainty_weight(values: Tensor, slope: float, excess: bool = False) -> Tensor:
+def uncertainty_weight(values: Tensor, slope: float, signal: str = "kurtosis") -> Tensor:
     """k of Eq 11, 0.5 + sigmoid(-C1 kappa): `[M, ...]` -> `[...]`.
 
     Args:
         slope: C1.
-        excess: with the excess kurtosis of Eq 7 in place of the raw one; k may then exceed 1.
+        signal: "kurtosis" (raw), "excess" for that of Eq 7, with which k may exceed 1, or the members' "variance".
     """
-    return 0.5 + torch.sigmoid(-slope * (excess_kurtosis(values) if excess else kurtosis(values)))
+    if signal not in ("kurtosis", "excess", "variance"):
+        raise InputError(f"signal must be 'kurtosis', 'excess' or 'variance', not {signal!r}")
+    size = values.var(0, correction=0) if signal == "variance" else kurtosis(values) - 3 * (signal == "excess")
+    return 0.5 + torch.sigmoid(-slope * size)
 
 
 def gate(values: Tensor, available: Tensor, corrected: bool = False) -> Tensor:
@@ -107,12 +110,16 @@ def bonus(
     return torch.where(gate(values, available, corrected).unsqueeze(-1), size, 0.0) if gated else size
 
 
-def bhattacharyya(values: Tensor, available: Tensor) -> Tensor:
+def bhattacharyya(values: Tensor, available: Tensor, dim: int = -1) -> Tensor:
     """Distance of each member's softmax from that of the mean critic (Eq 15): `[M, ..., A]` -> `[M, ...]`.
 
     The gradient runs through the members and stops at the mean. Unavailable actions are left out.
+
+    Args:
+        available: as `values` without the members.
+        dim: where the actions are in `values`.
     """
-    member = values.masked_fill(~available, -torch.inf).log_softmax(-1)
-    mean = values.mean(0).detach().masked_fill(~available, -torch.inf).log_softmax(-1)
+    member = values.masked_fill(~available, -torch.inf).log_softmax(dim)
+    mean = values.mean(0, keepdim=True).detach().masked_fill(~available, -torch.inf).log_softmax(dim)
     overlap = torch.where(available, 0.5 * (member + mean), -torch.inf)
-    return -overlap.logsumexp(-1)
+    return -overlap.logsumexp(dim)

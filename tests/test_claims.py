@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from inconcert import claims, published, records, scaling, stats
+from inconcert import claims, fusion_trials, published, records, scaling, stats
 from inconcert.config import InputError
 from inconcert.criteria import CRITERIA, RECOUNT, AboveBaseline, ExactValue, PublishedInPredictionInterval
 
@@ -53,7 +54,8 @@ def put(monkeypatch: pytest.MonkeyPatch) -> Put:
     def add(
         task: str, algorithm: str, scores: Any, tier: str = "laptop", variant: str = "", freshness: str = "FRESH"
     ) -> None:
-        found = scores if isinstance(scores, Exception) else fake(task, algorithm, tier, variant, scores, freshness)
+        ready = isinstance(scores, Exception | records.Record)
+        found = scores if ready else fake(task, algorithm, tier, variant, scores, freshness)
         store[task, algorithm, tier, variant] = found
 
     def load(task: str, algorithm: str, tier: str = "recorded", variant: str = "") -> records.Record:
@@ -70,7 +72,12 @@ def put(monkeypatch: pytest.MonkeyPatch) -> Put:
 
     monkeypatch.setattr(records, "load", load)
     monkeypatch.setattr(records, "same_setting", lambda task, algorithm, tier, variant: variant)
+
+    def unfused() -> fusion_trials.Trials:
+        raise records.MissingRecord(f"nothing is fused yet; do it with: {fusion_trials.COMMAND}")
+
     monkeypatch.setattr(scaling, "load", nothing)
+    monkeypatch.setattr(fusion_trials, "recorded", unfused)
     return add
 
 
@@ -532,6 +539,98 @@ def test_growth_is_not_judged_from_a_part_of_the_points(measure: Put, tmp_path: 
 def test_growth_of_what_is_not_measured_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path, growth(**changes))
+
+
+def test_late_growth(put: Put, judge) -> None:
+    """Three seeds, eight measurements: from the third quarter to the fourth a distance grows to `late` times itself."""
+    criterion = {"type": "late_growth", "algorithm": "mappo", "measure": "hellinger", "expected": "levels off"}
+    growing = {**criterion, "expected": "keeps growing"}
+
+    def record(late: list[float]) -> None:
+        made = fake(A, "mappo", "laptop", "", (1.0,) * len(late))
+        rows = [
+            {"seed": seed, "update": 10 * k, "env_steps": 10, "phase": "curve", "mode": "distance", "episode": pair,
+             "hellinger": (1 + pair) * (factor if k > 6 else 1.0 if k > 4 else 0.1)}
+            for seed, factor in enumerate(late) for k in range(1, 9) for pair in range(3)
+        ]  # fmt: skip
+        frame = pd.concat([made.frame.assign(update=0), pd.DataFrame(rows)], ignore_index=True)
+        put(A, "mappo", dataclasses.replace(made, frame=frame))
+
+    for late, level, grows in (
+        ([1.01, 1.02, 1.0], "replicated", "not replicated"),
+        ([1.5, 1.52, 1.51], "not replicated", "replicated"),
+        ([1.3, 1.0, 1.2], "not replicated", "partly replicated"),
+        ([0.9, 0.7, 1.3], "partly replicated", "not replicated"),
+    ):
+        record(late)
+        verdict = judge(criterion, threshold=0.1)
+        assert verdict.status == level
+        assert verdict.numbers[A]["growth"] == pytest.approx(np.mean(late) - 1)
+        assert judge(growing, threshold=0.1).status == grows
+    assert "has no distance 'wasserstein'" in judge({**criterion, "measure": "wasserstein"}, threshold=0.1).evidence
+
+
+def fuse(monkeypatch: pytest.MonkeyPatch, freshness: str = "FRESH", **gains: list[float]) -> None:
+    """Puts a record of fusions in place: gains of "a player" over "a rival" for three pairs, by checkpoint."""
+    rows = [
+        {"task": COVERING, "pair": "mappo+hatrpo", "checkpoint": checkpoint, "split": "test", "family": "alone",
+         "name": name, "seed": seed, "gain": 5 + gain * (name == "a player")}
+        for checkpoint, values in gains.items() for seed, gain in enumerate(values) for name in ("a player", "a rival")
+    ]  # fmt: skip
+    path = ROOT / "data" / "measurements" / fusion_trials.FILE
+    monkeypatch.setattr(fusion_trials.Trials, "freshness", lambda self: freshness)
+    monkeypatch.setattr(fusion_trials, "recorded", lambda: fusion_trials.Trials(pd.DataFrame(rows), {}, path))
+
+
+FUSION = {"type": "fusion_gain", "player": "a player", "than": ["a rival"]}
+COVERING = "mpe/simple_spread"
+
+
+def test_fusion_gain(put: Put, judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    def verdict(**changes: Any) -> claims.Verdict:
+        return judge({**FUSION, **changes}, tasks=[COVERING], seeds=3)
+
+    assert verdict().status == "not testable here"
+    assert verdict().commands == ("python -m inconcert fuse",)
+    for values, status in (
+        ([1.0, 1.1, 1.2], "replicated"), ([-1.0, 2.0, 2.0], "partly replicated"), ([-1, -2, 0], "not replicated"),
+    ):  # fmt: skip
+        fuse(monkeypatch, best=values)
+        assert verdict().status == status
+        assert verdict().numbers[f"{COVERING}: a rival"]["difference"] == pytest.approx(np.mean(values))
+    assert verdict().records == (claims.Source("data/measurements/kpf_fusion.parquet", "laptop", 3, "FRESH"),)
+    assert verdict(checkpoint="early", over="best").status == "not testable here"
+    fuse(monkeypatch, "STALE(code)", best=[1.0, 2.0, 3.0], early=[2.0, 3.1, 4.2])
+    grown = verdict(checkpoint="early", over="best")
+    assert grown.status == "replicated"
+    assert grown.numbers[f"{COVERING}: a rival"]["difference"] == pytest.approx(1.1)
+    assert "MAPPO+HATRPO" in grown.evidence
+    assert grown.evidence.endswith("Caution: the record of MAPPO+HATRPO on mpe/simple_spread is STALE(code).")
+
+
+@pytest.mark.parametrize(
+    ("changes", "tasks", "message"),
+    [
+        ({"than": []}, [COVERING], "needs the field 'tasks' and at least one rival"),
+        ({}, [], "needs the field 'tasks' and at least one rival"),
+        ({}, [A], "unknown task of the fusions"),
+    ],
+)
+def test_fusions_that_there_are_not_are_refused(
+    tmp_path: Path, changes: dict[str, Any], tasks: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, entry({**FUSION, **changes}, tasks=tasks))
+
+
+def test_what_is_scored_can_be_named(put: Put, judge) -> None:
+    criterion = {"type": "greater", "algorithm": "mappo", "than": ["happo"]}
+    for name, score in (("mappo", 1.0), ("happo", 2.0)):
+        made = fake(A, name, "laptop", "", around(score))
+        frame = made.frame.assign(team_return=-made.frame["episode_return"])
+        put(A, name, dataclasses.replace(made, frame=frame))
+    assert judge(criterion).numbers[f"{A}: happo"]["difference"] == pytest.approx(-1.0)
+    assert judge({**criterion, "metric": "team_return"}).numbers[f"{A}: happo"]["difference"] == pytest.approx(1.0)
 
 
 def test_every_criterion_type_is_tried_here() -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from inconcert import envs, exhibits, records, runs, scaling
+from inconcert import envs, exhibits, fusion_trials, offpolicy, policies, records, runs, scaling
 from inconcert.config import TIERS, InputError, check_fields, unknown
 from inconcert.evaluate import Diverged, Mode, play
 
@@ -80,6 +80,10 @@ class Train:
             if record.freshness() == "FRESH":
                 print(f"{plan.path} is there and fresh; --restart makes it anew")
                 return
+        settings = plan.config
+        if isinstance(settings, offpolicy.Config):
+            spec = envs.make(settings.task, 1, 0, "cpu", **settings.env_options).spec
+            print(f"the replay takes {offpolicy.check_memory(settings, spec):.2f} GB", flush=True)
         console = Console()
         bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"),
@@ -225,7 +229,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Play fresh episodes with the best parameters of a run made on this machine."""
+    """Play fresh episodes with a policy that a run has left, on this machine or in the archive."""
 
     algorithm: tyro.conf.Positional[str]
     task: tyro.conf.Positional[str]
@@ -237,17 +241,16 @@ class Evaluate:
     """sampled or greedy"""
     index: int = 0
     """which set of episodes: another number, other episodes"""
+    checkpoint: str = "best"
+    """best, or a percentage of training that the run has kept"""
     device: str = "cpu"
 
     def run(self) -> None:
-        plan = runs.Plan(self.algorithm, self.task, self.tier, self.variant, {})
         module = records.algorithm_module(self.algorithm)
         if self.mode not in get_args(Mode):
             raise unknown("mode", self.mode, get_args(Mode))
-        if not plan.policy.exists():
-            make = records.command(self.task, self.algorithm, self.tier, self.variant)
-            raise records.MissingRecord(f"no policy at {plan.policy}; make it with: {make}")
-        parameters, meta = records.load_tensors(plan.policy)
+        path = policies.find(self.task, self.algorithm, self.tier, self.variant, self.checkpoint)
+        parameters, meta = records.load_tensors(path)
         config = check_fields(module.Config, meta["config"])
         player = module.restore(config, parameters, self.device)
         mode = cast(Mode, self.mode)
@@ -274,6 +277,8 @@ class Archive:
 
     only: tyro.conf.Positional[str] = ""
     """a part of the record's path, such as coordsum/3x10-30/mappo"""
+    policies: list[str] = field(default_factory=list)
+    """checkpoints to copy along: best, or percentages of training that the runs have kept"""
 
     def run(self) -> None:
         own = records.folders()[0]
@@ -287,6 +292,8 @@ class Archive:
             raise InputError(f"stale records are not archived, run them again or delete them: {', '.join(stale)}")
         for key in keys:
             print(records.archive(key))
+            for path in policies.archive(key, self.policies):
+                print(path)
         if tables:
             from inconcert import search
 
@@ -349,6 +356,26 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Fuse:
+    """Play the fused pairs of policies of the KPF chapter on particle worlds; what is played already is kept."""
+
+    tasks: list[str] = field(default_factory=lambda: list(fusion_trials.PAIRS))
+    restart: bool = False
+    """forget first what is played already"""
+    archive: bool = False
+    """then copy the record to data/measurements, which is committed and ships with the book"""
+
+    def run(self) -> None:
+        for task in self.tasks:
+            if task not in fusion_trials.PAIRS:
+                raise unknown("task of the fusions", task, fusion_trials.PAIRS)
+        path = fusion_trials.folders()[0] / fusion_trials.FILE
+        cases = [case for case in fusion_trials.CASES if case.task in self.tasks]
+        fusion_trials.extend(path, cases, restart=self.restart)
+        print(fusion_trials.archive() if self.archive else path)
+
+
+@dataclass(frozen=True)
 class Verdicts:
     """Judge every claim of data/claims.yml by the records there are."""
 
@@ -369,6 +396,7 @@ Command = (
     | Annotated[Archive, tyro.conf.subcommand("archive")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Measure, tyro.conf.subcommand("measure")]
+    | Annotated[Fuse, tyro.conf.subcommand("fuse")]
     | Annotated[Verdicts, tyro.conf.subcommand("verdicts")]
 )
 

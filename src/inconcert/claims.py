@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 
-from inconcert import envs, exhibits, published, records, scaling
+from inconcert import envs, exhibits, fusion_trials, published, records, scaling
 from inconcert.config import TIERS, InputError, check_fields, unknown
 from inconcert.criteria import (
     CRITERIA,
@@ -30,6 +29,9 @@ from inconcert.criteria import (
     Cost,
     Costs,
     FromRecords,
+    Fusion,
+    FusionGain,
+    Fusions,
     GrowsSlower,
     PublishedCount,
     Sample,
@@ -161,6 +163,12 @@ def _parse(row: Mapping[str, Any], papers: Mapping[str, str], tasks: Sequence[st
             for name in criterion.players:
                 if name not in measured:
                     raise unknown(f"algorithm of setting {setting}", name, dict.fromkeys(measured))
+    if isinstance(criterion, FusionGain):
+        if not criterion.than or not claim.tasks:
+            raise InputError(f"criterion type {kind} needs the field 'tasks' and at least one rival in 'than'")
+        for task in claim.tasks:
+            if task not in fusion_trials.PAIRS:
+                raise unknown("task of the fusions", task, fusion_trials.PAIRS)
     if isinstance(criterion, PublishedCount) and not criterion.rivals:
         raise InputError("criterion field 'rivals' must name at least one column")
     return claim
@@ -182,10 +190,10 @@ class Library:
             InputError: as `records.load`, or the record lacks the criterion's phase or mode.
         """
         algorithm, variant = _setting(player, task, tier, criterion)
-        key = (algorithm, task, tier, variant, criterion.phase, criterion.mode)
+        key = (algorithm, task, tier, variant, *criterion.quantity)
         if key not in self._samples:
             try:
-                self._samples[key] = self._read(*key)
+                self._samples[key] = self._read(algorithm, task, tier, variant, criterion)
             except InputError as error:
                 self._samples[key] = error
         found = self._samples[key]
@@ -194,9 +202,9 @@ class Library:
         return found
 
     @staticmethod
-    def _read(algorithm: str, task: str, tier: str, variant: str, phase: str, mode: str) -> Sample:
+    def _read(algorithm: str, task: str, tier: str, variant: str, criterion: FromRecords) -> Sample:
         record = records.load(task, algorithm, tier=tier, variant=variant)
-        values = records.final(record, phase=phase, mode=mode).sort_index().to_numpy(dtype=np.float64)
+        values = criterion.scores(record)
         source = Source(_relative_path(record.path), tier, len(values), record.freshness())
         return Sample(values, int(record.frame["env_steps"].max()), source)
 
@@ -208,7 +216,7 @@ def judge(claim: Claim, library: Library | None = None) -> Verdict:
         InputError: the claim names a function, a table, a column or a printed row that does not exist.
     """
     kind = CRITERIA[claim.type]
-    samples: Samples | Costs = {}
+    samples: Samples | Costs | Fusions = {}
     damaged: list[str] = []
     if isinstance(claim.criterion, FromRecords):
         samples, missing, damaged = _collect(claim, library or Library())
@@ -220,6 +228,12 @@ def judge(claim: Claim, library: Library | None = None) -> Verdict:
             samples = _measured(claim.criterion)
         except InputError as error:
             return Verdict(claim, UNTESTABLE, f"{str(error)[0].upper()}{str(error)[1:]}.", {}, (), (scaling.COMMAND,))
+    elif isinstance(claim.criterion, FusionGain):
+        try:
+            samples = _fused(claim, claim.criterion)
+        except (records.MissingRecord, records.CorruptRecord) as error:
+            evidence = f"{str(error)[0].upper()}{str(error)[1:]}."
+            return Verdict(claim, UNTESTABLE, evidence, {}, (), (fusion_trials.COMMAND,))
     parts = kind.decide(claim, claim.criterion, samples)
     scores = {part.score for part in parts}
     status = STATUSES[0] if scores == {1.0} else STATUSES[2] if scores == {0.0} else STATUSES[1]
@@ -289,6 +303,29 @@ def _measured(criterion: GrowsSlower) -> Costs:
     }
 
 
+def _fused(claim: Claim, criterion: FusionGain) -> Fusions:
+    """The differences that a criterion judges.
+
+    Raises:
+        MissingRecord: what it needs is not fused yet.
+        CorruptRecord: the record is damaged.
+    """
+    record = fusion_trials.recorded()
+    found = {}
+    for task in claim.tasks:
+        differences = {}
+        for other in criterion.than:
+            gaps, *before = (
+                fusion_trials.gains(record.frame, case, criterion.player)
+                - fusion_trials.gains(record.frame, case, other)
+                for case in criterion.cases(task)
+            )
+            differences[other] = gaps - sum(before)
+        source = Source(_relative_path(record.path), fusion_trials.TIER, len(gaps), record.freshness())
+        found["+".join(fusion_trials.PAIRS[task]), task] = Fusion(differences, source)
+    return found
+
+
 def _setting(player: str, task: str, tier: str, criterion: FromRecords) -> tuple[str, str]:
     """Algorithm and variant of the record that a player's scores are taken from."""
     algorithm, _, own = player.partition("@")
@@ -319,7 +356,7 @@ def _untestable(
     return Verdict(claim, UNTESTABLE, ". ".join(notes) + ".", {}, sources, commands)
 
 
-def _caution(claim: Claim, samples: Samples | Costs, damaged: list[str]) -> str:
+def _caution(claim: Claim, samples: Samples | Costs | Fusions, damaged: list[str]) -> str:
     notes = list(damaged)
     stale: dict[str, list[str]] = {}
     for (name, task), sample in samples.items():

@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from inconcert import published, scaling, stats
+from inconcert import fusion_trials, published, scaling, stats
 from inconcert.config import InputError, unknown
-from inconcert.records import swept
+from inconcert.records import Record, final, swept
 from inconcert.scaling import Quantity
 
 RECOUNT = "recount of the printed table"
@@ -38,12 +38,23 @@ class FromRecords(abc.ABC):
     phase: Literal["best", "last"] = "best"
     """"best": the absolute metric, parameters of the best evaluation tested again on fresh episodes."""
     mode: Literal["sampled", "greedy"] = "sampled"
+    metric: str = "episode_return"
+    """What is scored: the mean return of the agents, or another quantity of a record's episodes."""
     minimum_tier: Literal["laptop", "paper"] = "laptop"
 
     @property
     @abc.abstractmethod
     def players(self) -> tuple[str, ...]:
         """The records that are needed: an algorithm (in the criterion's variant) or `algorithm@variant`."""
+
+    @property
+    def quantity(self) -> tuple[str, ...]:
+        """What is read from a record, as a key: criteria with the same one share what was read."""
+        return self.phase, self.mode, self.metric
+
+    def scores(self, record: Record) -> stats.Floats:
+        """A number for each seed of a record, in their order."""
+        return final(record, self.phase, self.mode, self.metric).sort_index().to_numpy(dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +281,37 @@ class GainsLess(FromRecords):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LateGrowth(FromRecords):
+    """What happens to the distances of policies late in training: they level off, or they keep growing.
+
+    The growth of the mean distance over all pairs from the third to the fourth quarter of training, as a fraction:
+    levels off if its 95 % t interval lies below the threshold, keeps growing if it lies above. 1/2 where only the mean
+    lies there.
+    """
+
+    algorithm: str
+    measure: str
+    """A distance that the record has (see `inconcert.distance`)."""
+    expected: Literal["levels off", "keeps growing"]
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        return (self.algorithm,)
+
+    @property
+    def quantity(self) -> tuple[str, ...]:
+        return "late growth", self.measure
+
+    def scores(self, record: Record) -> stats.Floats:
+        rows = record.frame[record.frame["mode"] == "distance"]
+        if self.measure not in rows:
+            raise InputError(f"{record.path} has no distance {self.measure!r}")
+        rows = rows.assign(quarter=np.ceil(4 * rows["update"] / rows["update"].max()))
+        means = rows.pivot_table(index="seed", columns="quarter", values=self.measure)
+        return (means[4.0] / means[3.0] - 1).to_numpy(dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GrowsSlower:
     """The exponent by which a cost of an update grows with the agents has its 95 % interval below the threshold.
 
@@ -287,6 +329,27 @@ class GrowsSlower:
     def players(self) -> tuple[str, ...]:
         """The algorithms that are read."""
         return (self.algorithm, self.than) if self.than else (self.algorithm,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionGain:
+    """A fused player earns more than each of `than` over the same episodes, on each task.
+
+    The mean difference has a 95 % t interval, over the pairs of policies of the algorithms in `fusion_trials.PAIRS`,
+    above 0; a difference above 0 whose interval includes 0 counts 1/2. With `over` what is judged is the growth of that
+    difference from the checkpoint `over` to `checkpoint`. No run record is needed, but that of the fusions.
+    """
+
+    player: str
+    """As in `fusion_trials.gains`."""
+    than: tuple[str, ...]
+    checkpoint: Literal["best", "early"] = "best"
+    over: Literal["", "best", "early"] = ""
+
+    def cases(self, task: str) -> tuple[fusion_trials.Case, ...]:
+        """What is read for a task."""
+        moments = (self.checkpoint, self.over) if self.over else (self.checkpoint,)
+        return tuple(fusion_trials.Case(task, fusion_trials.PAIRS[task], moment) for moment in moments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +374,7 @@ class PublishedCount:
     rivals: tuple[str, ...]
 
 
-Criterion = FromRecords | GrowsSlower | ExactValue | PublishedCount
+Criterion = FromRecords | GrowsSlower | FusionGain | ExactValue | PublishedCount
 
 
 @dataclass(frozen=True)
@@ -372,6 +435,14 @@ class Cost(NamedTuple):
     source: Source
 
 
+class Fusion(NamedTuple):
+    """What the record of fusions says about a task."""
+
+    differences: dict[str, stats.Floats]
+    """Rival -> for each pair of policies the mean difference to it (or its growth)."""
+    source: Source
+
+
 @dataclass(frozen=True)
 class Part:
     """The decision on one part of a claim."""
@@ -387,6 +458,8 @@ Samples = Mapping[tuple[str, str], Sample]
 """(player, task) -> sample; a player is named as in `FromRecords.players`."""
 Costs = Mapping[tuple[str, str], Cost]
 """(algorithm, setting) -> cost."""
+Fusions = Mapping[tuple[str, str], Fusion]
+"""(pair of algorithms, task) -> what is known of it."""
 
 
 def at(criterion: Any, algorithm: str, value: float) -> str:
@@ -670,6 +743,41 @@ def decide_grows_slower(claim: Claim, criterion: GrowsSlower, costs: Costs) -> l
     return parts
 
 
+def decide_late_growth(claim: Claim, criterion: LateGrowth, samples: Samples) -> list[Part]:
+    """See `LateGrowth`."""
+    parts = []
+    limit = _threshold(claim)
+    for task in claim.tasks:
+        sample = samples[criterion.algorithm, task]
+        interval = stats.mean_ci(sample.values, method="t")
+        score, verdict = _side(interval, limit, below=criterion.expected == "levels off")
+        text = (
+            f"{_name(criterion.algorithm, criterion)} on {task}: from the third to the fourth quarter of training the "
+            f"{criterion.measure} distance grows by {_interval(interval)} of itself ({len(sample.values)} seeds, "
+            f"{sample.source.tier} tier), {verdict} {limit:g}"
+        )
+        numbers = {"growth": interval.estimate, "low": interval.low, "high": interval.high}
+        parts.append(Part(task, score, text, numbers))
+    return parts
+
+
+def decide_fusion_gain(claim: Claim, criterion: FusionGain, fusions: Fusions) -> list[Part]:
+    """See `FusionGain`."""
+    parts = []
+    growth = f" more with the policies called {criterion.checkpoint}" if criterion.over else ""
+    for (pair, task), other in itertools.product(fusions, criterion.than):
+        found = fusions[pair, task]
+        gap = stats.mean_ci(found.differences[other], method="t")
+        score, verdict = _side(gap, 0.0)
+        text = (
+            f"{criterion.player} of {title(pair)} on {task} against {other}: {_interval(gap, 3)} of return{growth} "
+            f"({found.source.seeds} pairs), {verdict} 0"
+        )
+        numbers = {"difference": gap.estimate, "difference_low": gap.low, "difference_high": gap.high}
+        parts.append(Part(f"{task}: {other}", score, text, numbers))
+    return parts
+
+
 def decide_exact_value(claim: Claim, criterion: ExactValue, samples: Samples) -> list[Part]:
     """See `ExactValue`."""
     value = float(_function(criterion.function)())
@@ -712,7 +820,7 @@ class Kind(NamedTuple):
 
     fields: type
     decide: Callable[[Claim, Any, Any], list[Part]]
-    """From the claim, its criterion and what that reads: `Samples`, `Costs` or nothing."""
+    """From the claim, its criterion and what that reads: `Samples`, `Costs`, `Fusions` or nothing."""
     needs_threshold: bool = False
     compares: bool = True
     """Whether it sets at least two records side by side (if it reads any)."""
@@ -734,7 +842,9 @@ CRITERIA: dict[str, Kind] = {
     "gap_grows": Kind(GapGrows, decide_gap_grows),
     "best_of_sweep_beats_reference": Kind(BestOfSweepBeatsReference, decide_best_of_sweep_beats_reference),
     "gains_less": Kind(GainsLess, decide_gains_less),
+    "late_growth": Kind(LateGrowth, decide_late_growth, needs_threshold=True, compares=False),
     "grows_slower": Kind(GrowsSlower, decide_grows_slower, needs_threshold=True),
+    "fusion_gain": Kind(FusionGain, decide_fusion_gain),
     "exact_value": Kind(ExactValue, decide_exact_value, needs_threshold=True),
     "published_count": Kind(PublishedCount, decide_published_count, needs_threshold=True),
 }
@@ -752,8 +862,8 @@ def _threshold(claim: Claim) -> float:
 def title(player: str, variant: str = "") -> str:
     """How evidence names a player (see `FromRecords.players`), such as "MAGPO@clamped-delta-1.2"."""
     algorithm, _, own = player.partition("@")
-    shown = own or variant
-    return f"{algorithm.upper()}@{shown}" if shown else algorithm.upper()
+    name, shown = {"ensemble_mix": "Ensemble-MIX"}.get(algorithm, algorithm.upper()), own or variant
+    return f"{name}@{shown}" if shown else name
 
 
 def _name(player: str, criterion: FromRecords) -> str:
@@ -768,8 +878,9 @@ def _side(interval: stats.Interval, limit: float, below: bool = False) -> tuple[
     return score, {1.0: word, 0.5: f"not clearly {word}", 0.0: f"not {word}"}[score]
 
 
-def _interval(interval: stats.Interval) -> str:
-    return f"{interval.estimate:+.2f} (95 % CI {interval.low:+.2f} to {interval.high:+.2f})"
+def _interval(interval: stats.Interval, digits: int = 2) -> str:
+    low, high = f"{interval.low:+.{digits}f}", f"{interval.high:+.{digits}f}"
+    return f"{interval.estimate:+.{digits}f} (95 % CI {low} to {high})"
 
 
 K = TypeVar("K")

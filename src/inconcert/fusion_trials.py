@@ -1,0 +1,429 @@
+"""The fusion experiments of the KPF chapter on particle worlds: pairs, rules, and the record of what they earn.
+
+    python -m inconcert fuse              # what the record lacks; may be stopped and started again
+    python -m inconcert fuse --archive    # and copy the whole record to data/measurements, which ships with the book
+
+Pair s is seed s of one algorithm with seed s of another. Which of the two is primary, and every setting that is chosen,
+is decided on validation episodes; what is reported was played on test episodes, the same for all rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from inconcert import fused, policies, pools, provenance, records, runs
+from inconcert.config import InputError, unknown
+from inconcert.fusion import KalmanFusion
+from inconcert.policies import Policy
+from inconcert.published import data_folder
+
+VARIANT, TIER = "harl", "laptop"
+"""Of the policies that are fused."""
+EPISODES: dict[fused.Split, int] = {"validation": 500, "test": 2000}
+"""Of each pair of policies, for each rule."""
+FILE = "kpf_fusion.parquet"
+COMMAND = "python -m inconcert fuse"
+
+PAIRS: dict[str, tuple[str, str]] = {
+    "mpe/simple_spread": ("mappo", "hatrpo"),
+    "mpe/simple_reference": ("mappo", "happo"),
+    "mpe/simple_speaker_listener": ("happo", "hatrpo"),
+}
+"""The algorithms that the paper's Table 2 fuses on each task: its other columns are dashes."""
+
+
+class Case(NamedTuple):
+    """Two algorithms on a task, at one moment of their training."""
+
+    task: str
+    pair: tuple[str, str]
+    checkpoint: Literal["best", "early"] = "best"
+    """early: see `fused.early`."""
+    sweeps: bool = False
+    """Whether every rule is tested, or only those that the tables need."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Its columns `task`, `pair` and `checkpoint` in the record."""
+        return self.task, "+".join(self.pair), self.checkpoint
+
+
+CASES: tuple[Case, ...] = (
+    *(Case(task, pair, sweeps=True) for task, pair in PAIRS.items()),
+    *(Case(task, pair, "early") for task, pair in PAIRS.items()),
+)
+
+# --------------------------------------------------------------------------------------------------------------- rules
+
+WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+BUDGETS = (0, 1, 2, 5, 10, 20, 50, 100, math.inf)
+ALPHAS, NOISES, FACTORS = (0.0, 0.1, 0.3, 1.0), (0.0, 0.001, 0.005, 0.01), (0.95, 1.0, 1.05)
+"""The grid that KPF is tuned over: the values of the paper's Tables 4 and 7, and its search around r2 (4.3.1)."""
+
+KPF, CONSTANT = ("kpf", "budget"), ("weight",)
+"""Families that a tuned filter and a tuned constant weight are chosen from."""
+
+
+class Trial(NamedTuple):
+    """A rule, and how the record calls it."""
+
+    family: str
+    name: str
+    rule: fused.Rule
+    value: float = math.nan
+    """What its family varies: a weight, or a budget of updates (inf: no limit)."""
+    options: tuple[tuple[str, float], ...] = ()
+    """alpha, noise and r2 of a filter."""
+
+
+def weights() -> list[Trial]:
+    """Constant weights of the auxiliary."""
+    return [Trial("weight", f"weight {weight:g}", fused.constant(weight), weight) for weight in WEIGHTS]
+
+
+def kpf(actions: int, r2: float) -> list[Trial]:
+    """The grid of alpha, noise and r2. The first is the paper's plainest: no noise, no forgetting."""
+    found = []
+    for factor, alpha, noise in itertools.product(sorted(FACTORS, key=lambda one: one != 1), ALPHAS, NOISES):
+        rule = KalmanFusion(actions, r2=factor * r2, alpha=alpha, process_noise=noise)
+        name = f"alpha {alpha:g}, noise {noise:g}, r2 x{factor:g}"
+        options = (("alpha", alpha), ("noise", noise), ("r2", factor * r2))
+        found.append(Trial("kpf", name, rule, options=options))
+    return found
+
+
+def budgets(actions: int, r2: float) -> list[Trial]:
+    """k of Figures 2 and 3 in the reading "freeze": k steps of the whole evaluation update the filter."""
+    return [_budget("budget", "k", k, KalmanFusion(actions, r2=r2, update_budget=_whole(k))) for k in BUDGETS]
+
+
+def readings(actions: int, r2: float) -> list[Trial]:
+    """k in other readings; see `KalmanFusion`."""
+    found = [
+        _budget("budget, every episode", "k of every episode", k,
+                KalmanFusion(actions, r2=r2, update_budget=_whole(k), budget_scope="episode", alpha=1.0))
+        for k in (0, 1, 2, 5, 10, math.inf)
+    ]  # fmt: skip
+    found += [
+        _budget("budget, episodes", "k episodes", k,
+                KalmanFusion(actions, r2=r2, update_budget=int(k), budget_reading="episodes"))
+        for k in (1, 2, 5)
+    ]  # fmt: skip
+    found += [
+        _budget(f"budget, {reading}", reading, k,
+                KalmanFusion(actions, r2=r2, update_budget=int(k), budget_reading=reading))
+        for reading in ("inner", "period") for k in (1, 2, 5)
+    ]  # fmt: skip
+    return found
+
+
+def rivals(actions: int) -> list[Trial]:
+    """Pools without a parameter, and filters whose covariance listens to the policies."""
+    found = [Trial("pool", name, pools.POOLS[name]) for name in ("average", "log-linear", "max-confidence",
+                                                                 "entropy-weighted", "rank voting")]  # fmt: skip
+    for covariance in ("multinomial", "trace", "entropy", "disagreement"):
+        found.append(Trial("listening", f"filter, {covariance}", KalmanFusion(actions, covariance=covariance)))
+    return [*found, Trial("listening", "filter on logits", KalmanFusion(actions, space="logit"))]
+
+
+def _budget(family: str, word: str, k: float, rule: KalmanFusion) -> Trial:
+    return Trial(family, f"{word} {k:g}", rule, k)
+
+
+def _whole(k: float) -> int | None:
+    return None if math.isinf(k) else int(k)
+
+
+# --------------------------------------------------------------------------------------------------------- experiments
+
+
+def load(case: Case) -> list[Policy]:
+    """The policies of a case.
+
+    Raises:
+        MissingRecord: one is not there; the text gives the command that makes it.
+    """
+    found = []
+    for name in case.pair:
+        moment = "best" if case.checkpoint == "best" else fused.early(case.task, name, VARIANT, TIER)
+        found.append(policies.load(case.task, name, TIER, VARIANT, checkpoint=moment))
+    return found
+
+
+class Bench:
+    """A case being played: its policies, their roles and the returns that all rules are compared with."""
+
+    def __init__(self, case: Case, pair: list[Policy], episodes: dict[fused.Split, int]) -> None:
+        self.case, self.pair, self.episodes = case, pair, episodes
+        self.actions = pair[0].spec.num_actions
+        self.singles = {
+            split: torch.stack([fused.play(pair, fused.alone(index), count, split) for index in range(2)])
+            for split, count in episodes.items()
+        }  # [2, S, episodes] each
+        scores = self.singles["validation"].mean(2)
+        self.order = fused.stronger_first(scores)  # [S, 2]
+        self.r2 = self._ratio(scores)
+
+    def _ratio(self, scores: Tensor) -> float:
+        """r2 = primary / auxiliary (`fusion.roles`, reading "ratio"), of mean scores from random play, 0, to 1."""
+        low, high = fused.scale(self.case.task, **self.pair[0].options)
+        ranked = scores.t().gather(1, self.order).mean(0)
+        primary, auxiliary = ((ranked - low) / (high - low)).clamp(min=0.01).tolist()
+        return primary / auxiliary
+
+    def own(self, split: fused.Split) -> Tensor:
+        """`[2, S, episodes]` returns of primary and auxiliary on their own."""
+        returns = self.singles[split]
+        return returns[self.order.t(), torch.arange(returns.shape[1])]
+
+    def rows(self, trial: Trial, split: fused.Split, returns: Tensor | None = None) -> pd.DataFrame:
+        """Play a trial (or take its `returns`): a row for each seed, with the gain over the primary, paired."""
+        begun = time.perf_counter()
+        if returns is None:
+            returns = fused.play(self.pair, trial.rule, self.episodes[split], split, self.order)
+        gains = (returns - self.own(split)[0]).double()
+        count = returns.shape[1]
+        task, pair, checkpoint = self.case.key
+        columns = {
+            "task": task, "pair": pair, "checkpoint": checkpoint, "split": split, "family": trial.family,
+            "name": trial.name, "value": trial.value, **{"alpha": math.nan, "noise": math.nan, "r2": math.nan},
+            **dict(trial.options), "seed": list(self.pair[0].seeds),
+            "primary": [self.case.pair[index] for index in self.order[:, 0].tolist()], "episodes": count,
+            "mean": returns.double().mean(1).numpy(), "se": returns.double().std(1).numpy() / count**0.5,
+            "gain": gains.mean(1).numpy(), "gain_se": gains.std(1).numpy() / count**0.5,
+            "wall_s": time.perf_counter() - begun,
+        }  # fmt: skip
+        return pd.DataFrame(columns)
+
+
+def play(case: Case, episodes: dict[fused.Split, int] | None = None, bar: Any = None) -> Iterator[pd.DataFrame]:
+    """All rows of a case, trial by trial; see `Bench.rows` for the columns.
+
+    Families: "alone" (named by algorithm; "primary", "auxiliary" by role), "oracle" (the better of the two in every
+    episode, known afterwards), "weight", "kpf", "budget", "budget, ..." (other readings), "pool", "listening".
+    """
+    episodes = EPISODES if episodes is None else episodes
+    bench = Bench(case, load(case), episodes)
+    tuned = [*kpf(bench.actions, bench.r2), *budgets(bench.actions, bench.r2), *weights()]
+    split: fused.Split
+    for split in ("validation", "test"):
+        for index, name in enumerate(case.pair):
+            yield bench.rows(Trial("alone", name, fused.alone(index)), split, bench.singles[split][index])
+        for index, name in enumerate(("primary", "auxiliary")):
+            yield bench.rows(Trial("alone", name, fused.alone(index)), split, bench.own(split)[index])
+    both = bench.own("test")
+    yield bench.rows(Trial("oracle", "better of the two, each episode", fused.alone(0)), "test", both.amax(0))
+    found = []
+    for trial in tuned:
+        found.append(bench.rows(trial, "validation"))
+        yield found[-1]
+    frame = pd.concat(found)
+    chosen = {best(frame, families) for families in (KPF, CONSTANT)}
+    tables = {"k 0", "k 1", "k 2", tuned[0].name, "average"} | chosen
+    everything = [*tuned[:1], *budgets(bench.actions, bench.r2), *weights(), *rivals(bench.actions)]
+    everything += [trial for trial in tuned if trial.name in chosen]
+    if case.sweeps:
+        plain = [trial for trial in tuned if trial.family == "kpf" and dict(trial.options)["r2"] == bench.r2]
+        everything += [*plain, *readings(bench.actions, bench.r2)]
+    for trial in {trial.name: trial for trial in everything}.values():
+        if case.sweeps or trial.name in tables:
+            yield bench.rows(trial, "test")
+
+
+# -------------------------------------------------------------------------------------------------------------- record
+
+
+@dataclass(frozen=True)
+class Trials:
+    """A record of fusion experiments.
+
+    Attributes:
+        frame: the rows of `play`, of all cases so far.
+        meta: code (hash of the sources that decide the returns), policies (hash of each file), commit, versions,
+            hardware, date, cpu_s.
+    """
+
+    frame: pd.DataFrame
+    meta: dict[str, Any]
+    path: Path
+
+    @property
+    def missing(self) -> list[Case]:
+        """The cases that are not played yet."""
+        there = set(self.frame[["task", "pair", "checkpoint"]].itertuples(index=False, name=None))
+        return [case for case in CASES if case.key not in there]
+
+    def freshness(self) -> str:
+        """FRESH if today's sources and policies are those that were played, else STALE(code | policies | both)."""
+        changed = {"code": self.meta["code"] != code(), "policies": not self._same_policies()}
+        stale = [part for part, differs in changed.items() if differs]
+        return f"STALE({', '.join(stale)})" if stale else "FRESH"
+
+    def _same_policies(self) -> bool:
+        folders = policies.folders()
+        return all(
+            any((folder / name).is_file() and _digest(folder / name) == digest for folder in folders)
+            for name, digest in self.meta["policies"].items()
+        )
+
+
+def code() -> str:
+    """Hash of the sources that decide the returns."""
+    names = ("fused", "fusion_trials", "fusion", "pools", "evaluate", "actors", "stacked", "envs.mpe", "envs.particles",
+             "envs.mpe_players")  # fmt: skip
+    paths = [provenance.source_of(f"inconcert.{name}") for name in names]
+    return provenance.fingerprint(path for path in paths if path is not None)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _files(case: Case) -> dict[str, str]:
+    """Policy file below its folder -> hash."""
+    found = {}
+    for name in case.pair:
+        moment = "best" if case.checkpoint == "best" else fused.early(case.task, name, VARIANT, TIER)
+        path = policies.find(case.task, name, TIER, VARIANT, moment)
+        relative = policies.place(Path(), case.task, name, TIER, VARIANT, moment)
+        found[relative.as_posix()] = _digest(path)
+    return found
+
+
+def folders() -> tuple[Path, Path]:
+    """Where the record lies: this machine's own, and that which ships with the book."""
+    return records.folders()[0] / "measurements", data_folder() / "measurements"
+
+
+def read(path: Path) -> Trials:
+    """Read a record file.
+
+    Raises:
+        CorruptRecord: truncated, altered or not a record.
+    """
+    found = records.read(path)
+    return Trials(found.frame, found.meta, path)
+
+
+def recorded() -> Trials:
+    """The record: this machine's own where it is whole, else the one that ships with the book.
+
+    Raises:
+        MissingRecord: there is none; the text gives the command that makes it.
+        CorruptRecord: damaged.
+    """
+    found = [read(folder / FILE) for folder in folders() if (folder / FILE).is_file()]
+    if not found:
+        raise records.MissingRecord(f"nothing is fused yet; do it with: {COMMAND}")
+    return next((record for record in found if not record.missing), found[-1])
+
+
+def extend(path: Path, cases: Iterable[Case] = CASES, restart: bool = False) -> Trials:
+    """Play those of `cases` that the record at `path` lacks, and write it after each of them.
+
+    Raises:
+        InputError: the record was made with other sources or policies, so that its numbers would not compare.
+        MissingRecord: a policy is not there.
+    """
+    frame = pd.DataFrame()
+    meta: dict[str, Any] = {"policies": {}, "cpu_s": 0.0}
+    if path.is_file() and not restart:
+        old = read(path)
+        if old.freshness() != "FRESH":
+            raise InputError(f"{path} is {old.freshness()}; --restart begins again")
+        frame, meta = old.frame, old.meta
+    done = set() if frame.empty else set(frame[["task", "pair", "checkpoint"]].itertuples(index=False, name=None))
+    todo = [case for case in cases if case.key not in done]
+    with tqdm(todo, unit="case", disable=not todo) as bar:
+        for case in bar:
+            bar.set_postfix_str(" ".join(case.key))
+            used = time.process_time()
+            frame = pd.concat([frame, *play(case)], ignore_index=True)
+            meta = {
+                "policies": {**meta["policies"], **_files(case)}, "code": code(), "commit": runs.commit(),
+                "hardware": runs.device_name("cpu"), "versions": runs.versions(),
+                "date": datetime.now(UTC).date().isoformat(),
+                "cpu_s": float(meta["cpu_s"]) + time.process_time() - used,
+            }  # fmt: skip
+            records.write_atomic(path, records.to_bytes(frame, meta))
+    return read(path)
+
+
+def archive() -> Path:
+    """Copy this machine's record to those that ship with the book; returns the copy.
+
+    Raises:
+        InputError: there is none, it is not whole, or it is of other sources or policies than today's.
+    """
+    own, shipped = (folder / FILE for folder in folders())
+    if not own.is_file():
+        raise records.MissingRecord(f"{own} is missing; make it with: {COMMAND}")
+    record = read(own)
+    if record.missing:
+        raise InputError(f"{own} lacks {len(record.missing)} cases; play them with: {COMMAND}")
+    if record.freshness() != "FRESH":
+        raise InputError(f"{own} is {record.freshness()}; play again with: {COMMAND} --restart")
+    records.write_atomic(shipped, own.read_bytes())
+    return shipped
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def of(frame: pd.DataFrame, case: Case, split: fused.Split = "test") -> pd.DataFrame:
+    """The rows of a case.
+
+    Raises:
+        MissingRecord: it is not played yet.
+    """
+    task, pair, checkpoint = case.key
+    keys = {"task": task, "pair": pair, "checkpoint": checkpoint, "split": split}
+    found = frame[np.logical_and.reduce([frame[name] == value for name, value in keys.items()])]
+    if found.empty:
+        raise records.MissingRecord(f"{pair} ({checkpoint}) is not fused on {task} yet; do it with: {COMMAND}")
+    return found
+
+
+def best(rows: pd.DataFrame, families: tuple[str, ...]) -> str:
+    """The name with the largest mean gain over the seeds, among rows of one case's validation (the first of equals)."""
+    own = rows[rows["family"].isin(families)]
+    return str(own.groupby("name", sort=False)["gain"].mean().idxmax())
+
+
+PLAYERS: dict[str, tuple[str, ...]] = {"tuned KPF": KPF, "tuned weight": CONSTANT}
+"""Players that are chosen on validation episodes, and the families that they are chosen from."""
+PARENT = "better parent"
+"""The primary, which is the better parent on validation episodes."""
+
+
+def gains(frame: pd.DataFrame, case: Case, player: str) -> np.ndarray:
+    """`[S]` mean gains of a player over the better parent on test episodes.
+
+    Args:
+        player: a name in the record, a key of `PLAYERS`, or `PARENT`.
+
+    Raises:
+        InputError: an unknown player, or a case that is not played (`of`).
+    """
+    test = of(frame, case).sort_values("seed")
+    name = "primary" if player == PARENT else player
+    if player in PLAYERS:
+        name = best(of(frame, case, "validation"), PLAYERS[player])
+    own = test[test["name"] == name]
+    if own.empty:
+        raise unknown("player", player, dict.fromkeys([*PLAYERS, PARENT, *test["name"]]))
+    return own["gain"].to_numpy(dtype=float)

@@ -1,0 +1,185 @@
+"""The fusion experiments: what a case plays, how the record grows and ages, and what is read from it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_fused import untrained
+
+from inconcert import fused, fusion_trials, policies, records
+from inconcert.__main__ import main
+from inconcert.config import InputError
+from inconcert.fusion_trials import Case, Trials
+
+SPREAD, SPEAKER = "mpe/simple_spread", "mpe/simple_speaker_listener"
+CASE = Case(SPREAD, ("mappo", "hatrpo"))
+FEW = {"validation": 3, "test": 4}
+SMALLER = {"ALPHAS": (0.0, 1.0), "NOISES": (0.0, 0.01), "FACTORS": (0.95, 1.0), "WEIGHTS": (0.3, 0.5), "EPISODES": FEW}
+
+
+def small(patch):
+    """Untrained policies in place of trained ones, fewer rules and episodes."""
+    patch.setattr(fusion_trials, "load", lambda case: [untrained(name, case.task) for name in case.pair])
+    patch.setattr(fused, "scale", lambda task, **options: (-300.0, -50.0))
+    for name, value in SMALLER.items():
+        patch.setattr(fusion_trials, name, value)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Folders of this test's own, and a `small` case."""
+    (tmp_path / "data" / "runs").mkdir(parents=True)
+    monkeypatch.setattr(records, "folders", lambda: (tmp_path / "runs", tmp_path / "data" / "runs"))
+    monkeypatch.setattr(fusion_trials, "data_folder", lambda: tmp_path / "data")
+    small(monkeypatch)
+    path = tmp_path / "data" / "policies" / "policy"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    monkeypatch.setattr(fusion_trials, "_files", lambda case: {"policy": fusion_trials._digest(path)})
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def played():
+    """All rows of a case with every rule."""
+    with pytest.MonkeyPatch.context() as patch:
+        small(patch)
+        return pd.concat(fusion_trials.play(CASE._replace(sweeps=True)))
+
+
+def test_what_a_case_plays(played):
+    assert played[["task", "pair", "checkpoint"]].drop_duplicates().to_numpy().tolist() == [list(CASE.key)]
+    counts = played.groupby(["split", "family", "name"]).size()
+    assert (counts == 2).all()  # a row for each seed, and no rule twice
+    families = played.groupby("split")["family"].unique().to_dict()
+    assert set(families["validation"]) == {"alone", "weight", "kpf", "budget"}
+    assert {"oracle", "pool", "listening", "budget, inner", "budget, every episode"} < set(families["test"])
+    grid = played[(played["family"] == "kpf") & (played["split"] == "test")]
+    assert grid["name"].nunique() - 4 in (0, 1)  # those with the plain ratio, and what was chosen
+    ratio = grid.loc[grid["name"] == "alpha 0, noise 0, r2 x1", "r2"].iloc[0]
+    tried = played.query("family == 'kpf' and split == 'validation'")
+    assert tried["name"].nunique() == 8
+    assert sorted(tried["r2"].unique()) == pytest.approx([0.95 * ratio, ratio])
+
+
+def test_gains_are_paired_with_the_better_parent(played):
+    test = played[played["split"] == "test"].set_index(["name", "seed"])
+    assert (test.loc["primary", "gain"] == 0).all()
+    for seed in (0, 1):
+        primary = test.loc[("primary", seed)]
+        assert primary["mean"] == test.loc[(primary["primary"], seed), "mean"]
+        for name in ("auxiliary", "k 5", "weight 0.3", "log-linear"):
+            row = test.loc[(name, seed)]
+            assert row["gain"] == pytest.approx(row["mean"] - primary["mean"], abs=1e-4)
+        assert test.loc[("better of the two, each episode", seed), "gain"] >= 0
+    validation = played[played["split"] == "validation"].set_index(["name", "seed"])["mean"]
+    assert (validation["primary"] >= validation["auxiliary"]).all()
+
+
+def test_rules_that_are_one_another_earn_the_same(played):
+    gain = played[played["split"] == "test"].set_index(["name", "seed"])["gain"]
+    for one, other in (
+        ("average", "weight 0.5"),
+        ("k inf", "alpha 0, noise 0, r2 x1"),
+        ("k of every episode inf", "alpha 1, noise 0, r2 x1"),
+        ("k of every episode 0", "k 0"),
+        ("period 1", "k inf"),
+    ):
+        pd.testing.assert_series_equal(gain[one], gain[other], check_names=False)
+    assert (gain["weight 0.5"] != gain["primary"]).any()
+
+
+def test_a_short_case_plays_what_the_tables_need(own):
+    frame = pd.concat(fusion_trials.play(CASE))
+    names = set(frame.query("split == 'test'")["name"])
+    assert {"mappo", "hatrpo", "primary", "auxiliary", "k 0", "k 1", "k 2", "average"} <= names
+    assert len(names) <= 12
+    for player in fusion_trials.PLAYERS:
+        assert len(fusion_trials.gains(frame, CASE, player)) == 2
+
+
+def test_r2_is_the_ratio_of_scores_from_random_play_to_the_script(own, monkeypatch):
+    monkeypatch.setattr(fused, "scale", lambda task, **options: (-100.0, -50.0))
+    bench = fusion_trials.Bench(CASE, fusion_trials.load(CASE), FEW)
+    scores = torch.tensor([[-60.0, -80.0], [-70.0, -75.0]])
+    bench.order = fused.stronger_first(scores)
+    assert bench._ratio(scores) == pytest.approx(((40 + 25) / 2) / ((30 + 20) / 2))
+
+
+def handmade(values, checkpoint="best"):
+    """A record in which each name has one gain for each of three pairs, on validation and on test episodes."""
+    rows = []
+    for (family, name), (validation, test) in values.items():
+        for split, gains in (("validation", validation), ("test", test)):
+            rows += [
+                {"task": SPREAD, "pair": "mappo+hatrpo", "checkpoint": checkpoint, "split": split, "family": family,
+                 "name": name, "seed": seed, "gain": gain} for seed, gain in reversed(list(enumerate(gains)))
+            ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+VALUES = {
+    ("alone", "primary"): ([0, 0, 0], [0, 0, 0]), ("weight", "weight 0.1"): ([1, 2, 3], [5, 6, 7]),
+    ("weight", "weight 0.2"): ([3, 2, 0], [9, 9, 9]), ("kpf", "a"): ([1, 1, 1], [0, 1, 0]),
+    ("budget", "k 0"): ([1, 1, 4], [1, 2, 3]),
+}  # fmt: skip
+
+
+def test_what_is_chosen_is_chosen_on_validation_episodes():
+    frame = handmade(VALUES)
+    for player, expected in (
+        ("tuned weight", [5, 6, 7]), ("tuned KPF", [1, 2, 3]), ("better parent", [0, 0, 0]), ("a", [0, 1, 0]),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(fusion_trials.gains(frame, CASE, player), expected)
+    with pytest.raises(InputError, match="unknown player 'k 9'"):
+        fusion_trials.gains(frame, CASE, "k 9")
+    with pytest.raises(records.MissingRecord, match=r"\(early\) is not fused .* inconcert fuse"):
+        fusion_trials.gains(frame, CASE._replace(checkpoint="early"), "a")
+
+
+def test_every_claimed_pair_is_played_with_every_rule():
+    assert {case.task: case.pair for case in fusion_trials.CASES if case.sweeps} == fusion_trials.PAIRS
+    assert len({case.key for case in fusion_trials.CASES}) == len(fusion_trials.CASES)
+
+
+def test_the_record_grows_case_by_case(own, monkeypatch):
+    other = Case(SPEAKER, ("happo", "hatrpo"))
+    monkeypatch.setattr(fusion_trials, "CASES", (CASE, other))
+    with pytest.raises(records.MissingRecord, match="nothing is fused yet"):
+        fusion_trials.recorded()
+    assert main(["fuse", "--tasks", SPREAD]) == 0
+    path = own / "runs" / "measurements" / fusion_trials.FILE
+    first = fusion_trials.read(path)
+    assert first.missing == [other]
+    assert first.freshness() == "FRESH"
+    assert main(["fuse", "--tasks", SPREAD, "--archive"]) == 2
+    whole = fusion_trials.extend(path)
+    assert whole.missing == []
+    assert whole.frame[: len(first.frame)].equals(first.frame)
+    assert main(["fuse", "--archive"]) == 0
+    path.unlink()
+    assert fusion_trials.recorded().frame.equals(whole.frame)
+    assert main(["fuse", "--tasks", "mpe/spread"]) == 2
+
+
+def test_another_code_or_policy_makes_it_stale(own, monkeypatch):
+    path = own / "runs" / "measurements" / fusion_trials.FILE
+    fusion_trials.extend(path, [CASE])
+    (own / "data" / "policies" / "policy").write_bytes(b"others")
+    assert fusion_trials.read(path).freshness() == "STALE(policies)"
+    with pytest.raises(InputError, match=r"STALE\(policies\); --restart begins again"):
+        fusion_trials.extend(path, [CASE])
+    monkeypatch.setattr(fusion_trials, "code", lambda: "another")
+    assert Trials(pd.DataFrame(), fusion_trials.read(path).meta, path).freshness() == "STALE(code, policies)"
+
+
+def test_policies_of_a_case_are_those_of_its_moment(monkeypatch):
+    asked = []
+    monkeypatch.setattr(policies, "load", lambda *args, **options: asked.append((*args, options["checkpoint"])))
+    monkeypatch.setattr(fused, "early", lambda task, name, variant, tier: {"mappo": 20, "hatrpo": 40}[name])
+    fusion_trials.load(CASE)
+    fusion_trials.load(CASE._replace(checkpoint="early"))
+    assert asked == [
+        (SPREAD, name, "laptop", "harl", moment)
+        for name, moment in (("mappo", "best"), ("hatrpo", "best"), ("mappo", 20), ("hatrpo", 40))
+    ]

@@ -143,10 +143,14 @@ def test_status_shows_tier_time_and_freshness(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_measurements_count_as_what_a_page_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise records.MissingRecord("nothing is measured yet")
+
     path = tables.scaling.folders()[1] / tables.scaling.FILE
     record = tables.scaling.Measurement(pd.DataFrame({"setting": ["laptop", "paper", "paper-chunked"]}), {}, path)
     monkeypatch.setattr(tables.scaling, "load", lambda: record)
     monkeypatch.setattr(tables.scaling.Measurement, "freshness", lambda self: "STALE(code)")
+    monkeypatch.setattr(tables.fusion_trials, "recorded", missing)
     found = tables.measured()
     assert [(item.path, item.tier, item.archived) for item in found] == [(path, "laptop", True), (path, "paper", True)]
     monkeypatch.setattr(Exhibit, "record_paths", lambda row: [path] if row.records else [])
@@ -155,11 +159,13 @@ def test_measurements_count_as_what_a_page_read(monkeypatch: pytest.MonkeyPatch)
     assert '<span class="tier">laptop</span> <span class="tier">paper</span>' in line
     assert '<span class="stamp stale">STALE(code)</span>' in line
 
-    def missing() -> None:
-        raise records.MissingRecord("nothing is measured yet")
-
     monkeypatch.setattr(tables.scaling, "load", missing)
     assert tables.measured() == []
+    path = tables.fusion_trials.folders()[1] / tables.fusion_trials.FILE
+    fusions = tables.fusion_trials.Trials(pd.DataFrame(), {}, path)
+    monkeypatch.setattr(tables.fusion_trials, "recorded", lambda: fusions)
+    monkeypatch.setattr(tables.fusion_trials.Trials, "freshness", lambda self: "FRESH")
+    assert [(item.path, item.tier, item.freshness) for item in tables.measured()] == [(path, "laptop", "FRESH")]
 
 
 @pytest.mark.parametrize(

@@ -136,10 +136,13 @@ def speed(tasks: Sequence[str], copies: int, seconds: float = 1.0, slice_steps: 
     return paces[0], max(ratios)
 
 
-def learned(tasks: Sequence[str], found: Outcomes, metric: str, share: str = "") -> None:
+def learned(
+    tasks: Sequence[str], found: Outcomes, metric: str, share: str = "", beside: Sequence[str] | None = None
+) -> None:
     """Draw MAPPO's laptop records of `tasks` beside the players; where there are none, say what makes one.
 
-    A table has the final scores, those of `share` too, if it is given, as percentages.
+    A table has the final scores, those of `share` too, if it is given, as percentages. `beside` names the players that
+    are drawn, where not both.
     """
     trained = {}
     for task in tasks:
@@ -156,7 +159,8 @@ def learned(tasks: Sequence[str], found: Outcomes, metric: str, share: str = "")
     for axis, (task, record) in zip(axes, trained.items(), strict=True):
         plots.learning_curve(axis, records.curve(record, metric=metric), "MAPPO, sampled", plots.COLOURS["mappo"])
         for name, style in zip(players(task), (":", "--"), strict=True):
-            plots.reference_line(axis, float(found[task, name][metric].double().mean()), name, style=style)
+            if beside is None or name in beside:
+                plots.reference_line(axis, float(found[task, name][metric].double().mean()), name, style=style)
         axis.set(title=f"{task}, {len(record.seeds)} seeds", ylabel=label, xlabel="million env-steps")
         scores = records.final(record, metric=metric).to_numpy(dtype=float)
         best = spell(stats.mean_ci(scores, method="t")) if len(scores) > 1 else f"{scores.mean():.2f}"

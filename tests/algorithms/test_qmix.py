@@ -61,7 +61,7 @@ def test_the_target_is_the_best_legal_action_of_the_next_slot(double, monkeypatc
     b["available"][..., 1:] = True
     b["action"].clamp_(min=1)
     b["done"][:, 4] = True
-    own, other = learner.values(learner.actors.network, b), learner.values(learner.targets["agents"], b)
+    own, other = learner.values(learner.agents.network, b), learner.values(learner.targets["agents"], b)
     chosen = (own if double else other).argmax(-1, keepdim=True)
     assert (chosen > 0).all()
     total = learner.targets["mixer"](other.gather(-1, chosen).squeeze(-1), b["state"])

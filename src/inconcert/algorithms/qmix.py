@@ -99,14 +99,14 @@ class Learner:
 
     def __init__(self, config: Config, spec: envs.Spec, device: str) -> None:
         self.config, self.spec = config, spec
-        self.actors = Actors(config.seeds, spec, config.hidden, config.network, "shared", device)
+        self.agents = Actors(config.seeds, spec, config.hidden, config.network, "shared", device)
         self.replay = offpolicy.Replay(config, spec).to(device)
         streams = stacked.generators(stacked.derive(seed, "mixer") for seed in config.seeds)
         self.mixer = Mixer(spec, config.mixer_hidden, streams).to(device)
-        self.both = nn.ModuleDict({"agents": self.actors.network, "mixer": self.mixer})
+        self.both = nn.ModuleDict({"agents": self.agents.network, "mixer": self.mixer})
         self.targets = copy.deepcopy(self.both).requires_grad_(False)
         self.networks: dict[str, nn.Module] = {
-            "agents": self.actors.network, "mixer": self.mixer, "targets": self.targets, "replay": self.replay
+            "agents": self.agents.network, "mixer": self.mixer, "targets": self.targets, "replay": self.replay
         }  # fmt: skip
         self.companions: dict[str, Player] = {}
         self.rates: Sequence[float] = (config.lr,)
@@ -115,21 +115,21 @@ class Learner:
         )
 
     def memories(self, envs_per_seed: int) -> State:
-        return {"memory": self.actors.blank(envs_per_seed)}
+        return {"memory": self.agents.blank(envs_per_seed)}
 
     @torch.no_grad()
     def best(self, step: envs.Step, start: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """The best legal actions as log-probabilities `[S, E, N, A]` of 0 and -inf, and the next memory."""
-        actors = self.actors
-        seen = actors.stack(actors.observe(step.obs))
-        values, h = actors.network.step(seen, actors.stack(memory), actors.spread(start))
+        agents = self.agents
+        seen = agents.stack(agents.observe(step.obs))
+        values, h = agents.network.step(seen, agents.stack(memory), agents.spread(start))
         available = step.available.unflatten(0, start.shape)
-        values = actors.unstack(values).masked_fill(~available, -torch.inf)
+        values = agents.unstack(values).masked_fill(~available, -torch.inf)
         chosen = nn.functional.one_hot(values.argmax(-1), self.spec.num_actions).bool()
-        return torch.zeros_like(values).masked_fill(~chosen, -torch.inf), actors.unstack(h)
+        return torch.zeros_like(values).masked_fill(~chosen, -torch.inf), agents.unstack(h)
 
     def __call__(self, step: envs.Step, start: Tensor, memory: Any, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-        log_probs, memory = self.best(step, start, self.actors.blank(start.shape[1]) if memory is None else memory)
+        log_probs, memory = self.best(step, start, self.agents.blank(start.shape[1]) if memory is None else memory)
         return log_probs.argmax(-1), memory
 
     def act(self, now: dict[str, Any], uniform: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -152,15 +152,15 @@ class Learner:
 
     def values(self, network: Network, b: State) -> Tensor:
         """The agents' values `[S, T, B, N, A]`, -inf where an action is not legal."""
-        actors = self.actors
-        seen = actors.stack(actors.observe(b["obs"].flatten(0, 2)).unflatten(1, b["start"].shape[1:]))
-        values = network(seen, actors.stack(b["memory"]), actors.spread(b["start"]))
-        return actors.unstack(values).masked_fill(~b["available"], -torch.inf)
+        agents = self.agents
+        seen = agents.stack(agents.observe(b["obs"].flatten(0, 2)).unflatten(1, b["start"].shape[1:]))
+        values = network(seen, agents.stack(b["memory"]), agents.spread(b["start"]))
+        return agents.unstack(values).masked_fill(~b["available"], -torch.inf)
 
     def critic_step(self, b: State) -> State:
         """One step of agents and mixer towards r + gamma (1 - d) Q'_tot of the next slot; diagnostics `[S]`."""
         config = self.config
-        q = self.values(self.actors.network, b)
+        q = self.values(self.agents.network, b)
         with torch.no_grad():
             target_network: Any = self.targets["agents"]
             later = self.values(target_network, b)

@@ -145,10 +145,15 @@ LAPTOP_OF: dict[str, dict[str, Any]] = {
     "coordsum/8x15-100": {"updates": 240}, "pettingzoo/mpe2.simple_spread_v3": {"updates": 50},
     "lbf/2s-8x8-2p-2f-coop": {"updates": 60, "eval_every": 5}, "connector/con-5x5x3a": {"updates": 80, "eval_every": 5},
     "rware/tiny-4ag": {"num_envs": 128, "updates": 70}, "smax/2s3z": {"updates": 130, "ent_coef": 0.0},
+    "football/academy_run_pass_and_shoot_with_keeper": {
+        "num_envs": 16, "updates": 40, "eval_every": 5, "eval_episodes": 16, "final_episodes": 48,
+        "eval_modes": ("sampled",),
+    },
 }  # fmt: skip
 """Tasks with a laptop tier of their own, for all algorithms. 8x15-100: after 150 updates even the best still climb
-steeply. PettingZoo's worlds step one by one, so that every update is dear. Foraging and Connector are learnt early. In
-the warehouse hardly any copy has a reward at first; a battle has some from the first shot on."""
+steeply. PettingZoo's worlds step one by one, and football plays a match, so that every update is dear. Foraging and
+Connector are learnt early. In the warehouse hardly any copy has a reward at first; a battle has some from the first
+shot on."""
 
 HARL: dict[str, Any] = {
     "gae_lambda": 0.95, "clip": 0.2, "vf_coef": 1.0, "ent_coef": 0.01, "max_grad_norm": 10.0,

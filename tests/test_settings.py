@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -82,6 +83,10 @@ DEPARTURES = {
     },
 }  # fmt: skip
 CODE_OVER_PAPER = {"vf_coef", "gae_lambda", "env_steps"}
+OFF = {
+    "judge_time_limit": True, "keep": (), "layer_norm": False, "value_norm": False, "huber": math.inf, "critics": "separate",
+}  # fmt: skip
+"""Options that only the settings of other papers use, and what they are where they do nothing."""
 
 
 @pytest.mark.parametrize(("algorithm", "task"), EVERY)
@@ -90,7 +95,10 @@ def test_only_these_settings_differ_and_the_ledger_has_them(algorithm: str, task
     groups = {name: set(group.index) for name, group in table.groupby("agreement")}
     assert groups["own"] == DEPARTURES[algorithm]
     assert groups["as code"] == CODE_OVER_PAPER | ({"learner_kl"} if algorithm == "magpo" else set())
-    assert groups["not stated"] == {"eval_every"}
+    config = own(algorithm, task)
+    off = {name for name in OFF if hasattr(config, name)}
+    assert groups["not stated"] == {"eval_every"} | off
+    assert {name: getattr(config, name) for name in off} == {name: OFF[name] for name in off}
     assert "as paper" not in groups
     differing = (groups["own"] | groups["as code"]) - {"timestep_chunk", "env_steps"}  # these two move no number
     assert (table.loc[sorted(differing), "ledger"] != "").all()

@@ -84,7 +84,8 @@ DEPARTURES = {
 }  # fmt: skip
 CODE_OVER_PAPER = {"vf_coef", "gae_lambda", "env_steps"}
 OFF = {
-    "judge_time_limit": True, "keep": (), "layer_norm": False, "value_norm": False, "huber": math.inf, "critics": "separate",
+    "judge_time_limit": True, "keep": (), "layer_norm": False, "value_norm": False, "huber": math.inf,
+    "critics": "separate",
 }  # fmt: skip
 """Options that only the settings of other papers use, and what they are where they do nothing."""
 

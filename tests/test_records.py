@@ -218,9 +218,11 @@ def test_archived_records_are_whole_small_and_documented():
         assert (record.task, record.algorithm, record.variant, record.tier) == key[:4]
         assert record.meta["digest"] == records.digest(record.frame)
         assert {"commit", "versions", "hardware", "date", "wall_s", "cpu_s"} <= record.meta.keys()
-        if key.tier != "smoke":  # outside CoordSum, MAPPO's plain runs only show that a suite can be learnt
+        if key.tier != "smoke":
+            # Outside CoordSum MAPPO's plain runs only show that a suite can be learnt. Sharing schemes on spreads have
+            # three seeds at least; a claim that asks for more says so in its verdict.
             trial = not key.task.startswith("coordsum/") and (key.algorithm, key.variant) == ("mappo", "")
-            assert len(record.seeds) >= (3 if trial else 5)
+            assert len(record.seeds) >= (3 if trial or key.algorithm == "a2c" else 5)
         json.dumps(record.meta)
 
 

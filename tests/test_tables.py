@@ -10,10 +10,10 @@ SIZES = (3, 8, 6, 2)
 
 
 def as_module(row, sizes=SIZES):
-    """The network of one row, out of torch's own layers."""
+    """The network of one row, out of torch's own layers, in the row's precision."""
     parts = []
     for i, (weight, bias) in enumerate(tables.layers(row.unsqueeze(0), sizes)):
-        linear = nn.Linear(sizes[i], sizes[i + 1])
+        linear = nn.Linear(sizes[i], sizes[i + 1], dtype=row.dtype)
         linear.load_state_dict({"weight": weight[0].T, "bias": bias[0, 0]})
         parts += [linear, nn.ReLU()]
     return nn.Sequential(*parts[:-1])
@@ -28,7 +28,9 @@ def test_a_row_is_a_network():
 
 
 def test_gradients_are_those_of_the_network_alone():
-    rows, x = torch.randn(4, tables.width(SIZES), requires_grad=True), torch.randn(4, 7, 3)
+    # In double precision: the squared outputs of such wide weights lose the sixth digit in single.
+    rows = torch.randn(4, tables.width(SIZES), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(4, 7, 3, dtype=torch.float64)
     tables.perceptron(rows, x, SIZES).square().sum().backward()
     alone = as_module(rows[2].detach())
     alone(x[2]).square().sum().backward()

@@ -213,7 +213,13 @@ def choose_setting(
     variant_changes = variants.get(variant, {})
     suite = task.partition("/")[0]
     options = {} if tier == "paper" else SMALL_OPTIONS.get(suite, {})
-    own = {**({} if suite == "coordsum" else LAPTOP_ELSEWHERE), **LAPTOP_OF.get(task, {})} if tier == "laptop" else {}
+    own: dict[str, Any] = {}
+    if tier == "laptop":
+        if suite != "coordsum":
+            own |= LAPTOP_ELSEWHERE
+        elif variant not in READINGS:
+            own["seeds"] = (0, 1, 2)  # a point of a sweep: there are dozens, and each costs as much as a main run
+        own |= LAPTOP_OF.get(task, {})
     if variant.partition("-")[0] == "harl":
         budgets = HARL_BUDGETS.get(tier, {})
         own |= budgets.get(suite, {}) | budgets.get(task, {})

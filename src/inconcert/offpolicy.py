@@ -14,16 +14,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from inconcert import envs, onpolicy, stacked
 from inconcert.actors import Core
-from inconcert.config import InputError, unknown
+from inconcert.config import InputError
 from inconcert.evaluate import Evaluation, Player, State
 
 
@@ -104,27 +104,6 @@ class Config(onpolicy.Config):
         """Exploration in the update number `update`, counted from 1."""
         done = min(1.0, (update - 1) * self.steps_per_update / max(1, self.epsilon_steps))
         return self.epsilon_start + done * (self.epsilon_end - self.epsilon_start)
-
-
-C = TypeVar("C", bound=Config)
-
-
-def choose_setting(
-    build: type[C],
-    tiers: Mapping[str, Mapping[str, Any]],
-    variants: Mapping[str, Mapping[str, Any]],
-    task: str,
-    tier: str,
-    variant: str,
-    changes: Mapping[str, Any],
-) -> C:
-    """A tier's setting with a named variant and single changes on top; an unknown variant names a reader's own run."""
-    if tier not in tiers:
-        raise unknown("tier", tier, tiers)
-    parts = tiers[tier], variants.get(variant, {}), changes
-    options = {name: value for part in parts for name, value in part.get("env_options", {}).items()}
-    fields = {name: value for part in parts for name, value in part.items()}
-    return build(**{"task": task, **fields, "env_options": options})
 
 
 # ------------------------------------------------------------------------------------------------------------- replay

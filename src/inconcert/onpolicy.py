@@ -195,6 +195,20 @@ PAPER_SEEDS = tuple(range(10))
 C = TypeVar("C", bound=Config)
 
 
+def settle(
+    build: type[C], task: str, tier: str, tiers: Mapping[str, Mapping[str, Any]], *parts: Mapping[str, Any]
+) -> C:
+    """A tier's setting with `parts` on top, the later ones winning; environment options are merged one by one."""
+    if tier not in tiers:
+        raise unknown("tier", tier, tiers)
+    fields: dict[str, Any] = {"task": task}
+    options: dict[str, Any] = {}
+    for part in (tiers[tier], *parts):
+        fields |= part
+        options |= part.get("env_options", {})
+    return build(**{**fields, "env_options": options})
+
+
 def choose_setting(
     build: type[C],
     tiers: Mapping[str, Mapping[str, Any]],
@@ -204,16 +218,14 @@ def choose_setting(
     variant: str,
     changes: Mapping[str, Any],
 ) -> C:
-    """A tier's setting with a named variant and single changes on top; an unknown variant names a reader's own run.
+    """A tier's setting with the task's own, a named variant and single changes on top.
 
-    Environment options of the tier, the variant and the changes are merged, the later ones winning.
+    An unknown variant names a reader's own run.
     """
-    if tier not in tiers:
-        raise unknown("tier", tier, tiers)
-    variant_changes = variants.get(variant, {})
     suite = task.partition("/")[0]
-    options = {} if tier == "paper" else SMALL_OPTIONS.get(suite, {})
     own: dict[str, Any] = {}
+    if tier != "paper":
+        own["env_options"] = SMALL_OPTIONS.get(suite, {})
     if tier == "laptop":
         if suite != "coordsum":
             own |= LAPTOP_ELSEWHERE
@@ -223,9 +235,7 @@ def choose_setting(
     if variant.partition("-")[0] == "harl":
         budgets = HARL_BUDGETS.get(tier, {})
         own |= budgets.get(suite, {}) | budgets.get(task, {})
-    for part in (own, variant_changes, changes):
-        options = {**options, **part.get("env_options", {})}
-    return build(**{"task": task, **tiers[tier], **own, **variant_changes, **changes, "env_options": options})
+    return settle(build, task, tier, tiers, own, variants.get(variant, {}), changes)
 
 
 # ------------------------------------------------------------------------------------------------------------ losses

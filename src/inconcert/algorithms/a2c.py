@@ -183,11 +183,7 @@ def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config
         "laptop": {**LAPTOP, **LAPTOP_OF.get(task, {})},
         "paper": {"seeds": (0, 1, 2, 3, 4), **PAPER.get(task, {})},
     }
-    if tier not in tiers:
-        raise unknown("tier", tier, tiers)
-    named = VARIANTS.get(variant, {})  # an unknown variant names a reader's own run
-    options = {**named.get("env_options", {}), **changes.get("env_options", {})}
-    return Config(**{"task": task, **tiers[tier], **named, **changes, "env_options": options})
+    return onpolicy.settle(Config, task, tier, tiers, VARIANTS.get(variant, {}), changes)
 
 
 # ------------------------------------------------------------------------------------------------------------- losses

@@ -106,7 +106,7 @@ def tiers(task: str) -> dict[str, dict[str, Any]]:
 
 def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config:
     """The setting of a tier ("smoke", "laptop", "paper") for a task, a named variant, and single changes on top."""
-    return offpolicy.choose_setting(Config, tiers(task), VARIANTS, task, tier, variant, changes)
+    return onpolicy.settle(Config, task, tier, tiers(task), VARIANTS.get(variant, {}), changes)
 
 
 # ---------------------------------------------------------------------------------------------------------- networks

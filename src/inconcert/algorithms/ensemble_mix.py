@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from inconcert import ensemble, envs, offpolicy
+from inconcert import ensemble, envs, offpolicy, onpolicy
 from inconcert.algorithms import dop
 from inconcert.config import InputError
 from inconcert.evaluate import Evaluation, Player, State
@@ -87,7 +87,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config:
     """The setting of a tier ("smoke", "laptop", "paper") for a task, a named variant, and single changes on top."""
-    return offpolicy.choose_setting(Config, dop.tiers(task), VARIANTS, task, tier, variant, changes)
+    return onpolicy.settle(Config, task, tier, dop.tiers(task), VARIANTS.get(variant, {}), changes)
 
 
 class Learner(dop.Learner):

@@ -66,7 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {"": {}}
 def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config:
     """The setting of a tier ("smoke", "laptop", "paper") for a task, a named variant, and single changes on top."""
     tiers = {"smoke": SMOKE, "laptop": LAPTOP | LAPTOP_OF.get(task, {}), "paper": {"seeds": (0, 1, 2)}}
-    return offpolicy.choose_setting(Config, tiers, VARIANTS, task, tier, variant, changes)
+    return onpolicy.settle(Config, task, tier, tiers, VARIANTS.get(variant, {}), changes)
 
 
 # ---------------------------------------------------------------------------------------------------------- learning

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import tables
 
-from inconcert import claims, records
+from inconcert import claims, measurements, records
 from inconcert.config import InputError
 from inconcert.exhibits import Exhibit
 
@@ -146,11 +146,11 @@ def test_measurements_count_as_what_a_page_read(monkeypatch: pytest.MonkeyPatch)
     def missing() -> None:
         raise records.MissingRecord("nothing is measured yet")
 
-    path = tables.scaling.folders()[1] / tables.scaling.FILE
-    record = tables.scaling.Measurement(pd.DataFrame({"setting": ["laptop", "paper", "paper-chunked"]}), {}, path)
-    monkeypatch.setattr(tables.scaling, "load", lambda: record)
-    monkeypatch.setattr(tables.scaling.Measurement, "freshness", lambda self: "STALE(code)")
-    monkeypatch.setattr(tables.fusion_trials, "recorded", missing)
+    path = measurements.folders()[1] / tables.scaling.UpdateCosts.file
+    record = tables.scaling.UpdateCosts(pd.DataFrame({"setting": ["laptop", "paper", "paper-chunked"]}), {}, path)
+    monkeypatch.setattr(tables.scaling.UpdateCosts, "recorded", lambda: record)
+    monkeypatch.setattr(tables.scaling.UpdateCosts, "freshness", lambda self: "STALE(code)")
+    monkeypatch.setattr(tables.fusion_trials.Trials, "recorded", missing)
     found = tables.measured()
     assert [(item.path, item.tier, item.archived) for item in found] == [(path, "laptop", True), (path, "paper", True)]
     monkeypatch.setattr(Exhibit, "record_paths", lambda row: [path] if row.records else [])
@@ -159,11 +159,11 @@ def test_measurements_count_as_what_a_page_read(monkeypatch: pytest.MonkeyPatch)
     assert '<span class="tier">laptop</span> <span class="tier">paper</span>' in line
     assert '<span class="stamp stale">STALE(code)</span>' in line
 
-    monkeypatch.setattr(tables.scaling, "load", missing)
+    monkeypatch.setattr(tables.scaling.UpdateCosts, "recorded", missing)
     assert tables.measured() == []
-    path = tables.fusion_trials.folders()[1] / tables.fusion_trials.FILE
+    path = measurements.folders()[1] / tables.fusion_trials.Trials.file
     fusions = tables.fusion_trials.Trials(pd.DataFrame(), {}, path)
-    monkeypatch.setattr(tables.fusion_trials, "recorded", lambda: fusions)
+    monkeypatch.setattr(tables.fusion_trials.Trials, "recorded", lambda: fusions)
     monkeypatch.setattr(tables.fusion_trials.Trials, "freshness", lambda self: "FRESH")
     assert [(item.path, item.tier, item.freshness) for item in tables.measured()] == [(path, "laptop", "FRESH")]
 

@@ -67,21 +67,21 @@ def put(monkeypatch: pytest.MonkeyPatch) -> Put:
             raise found
         return found
 
-    def nothing() -> scaling.Measurement:
-        raise records.MissingRecord(f"nothing is measured yet; measure with: {scaling.COMMAND}")
+    def nothing() -> scaling.UpdateCosts:
+        raise records.MissingRecord(f"nothing is measured yet; measure with: {scaling.UpdateCosts.command}")
 
     monkeypatch.setattr(records, "load", load)
     monkeypatch.setattr(records, "same_setting", lambda task, algorithm, tier, variant: variant)
 
     def unfused() -> fusion_trials.Trials:
-        raise records.MissingRecord(f"nothing is fused yet; do it with: {fusion_trials.COMMAND}")
+        raise records.MissingRecord(f"nothing is fused yet; do it with: {fusion_trials.Trials.command}")
 
-    monkeypatch.setattr(scaling, "load", nothing)
-    monkeypatch.setattr(fusion_trials, "recorded", unfused)
+    monkeypatch.setattr(scaling.UpdateCosts, "recorded", nothing)
+    monkeypatch.setattr(fusion_trials.Trials, "recorded", unfused)
     return add
 
 
-class FakeMeasurement(scaling.Measurement):
+class FakeCosts(scaling.UpdateCosts):
     """Measurements that need not be of the sources of today."""
 
     def freshness(self) -> str:
@@ -97,9 +97,9 @@ def measure(put: Put, monkeypatch: pytest.MonkeyPatch) -> Put:
         for point in scaling.points(settings):
             cost = point.agents ** exponents.get(point.algorithm, 1)
             rows.append({**point._asdict(), "memory_mb": cost, "collect_s": cost, "learn_s": cost, "parameters": 1})
-        path = ROOT / "data" / "measurements" / scaling.FILE
-        record = FakeMeasurement(pd.DataFrame(rows), {"freshness": freshness}, path)
-        monkeypatch.setattr(scaling, "load", lambda: record)
+        path = ROOT / "data" / "measurements" / scaling.UpdateCosts.file
+        record = FakeCosts(pd.DataFrame(rows), {"freshness": freshness}, path)
+        monkeypatch.setattr(scaling.UpdateCosts, "recorded", lambda: record)
 
     return made
 
@@ -517,7 +517,7 @@ def test_grows_slower_than_another(measure: Put, tmp_path: Path) -> None:
 def test_growth_is_not_judged_from_a_part_of_the_points(measure: Put, tmp_path: Path) -> None:
     (claim,) = read(tmp_path, growth())
     nothing = claims.judge(claim)
-    assert (nothing.status, nothing.commands) == ("not testable here", (scaling.COMMAND,))
+    assert (nothing.status, nothing.commands) == ("not testable here", (scaling.UpdateCosts.command,))
     assert nothing.evidence == "Nothing is measured yet; measure with: python -m inconcert measure."
     measure(settings=["laptop"])
     part, whole = len(scaling.points()) - 36, len(scaling.points())
@@ -573,13 +573,14 @@ def test_late_growth(put: Put, judge) -> None:
 def fuse(monkeypatch: pytest.MonkeyPatch, freshness: str = "FRESH", **gains: list[float]) -> None:
     """Puts a record of fusions in place: gains of "a player" over "a rival" for three pairs, by checkpoint."""
     rows = [
-        {"task": COVERING, "pair": "mappo+hatrpo", "checkpoint": checkpoint, "split": "test", "family": "alone",
+        {"task": COVERING, "team": "mappo+hatrpo", "checkpoint": checkpoint, "split": "test", "family": "alone",
          "name": name, "seed": seed, "gain": 5 + gain * (name == "a player")}
         for checkpoint, values in gains.items() for seed, gain in enumerate(values) for name in ("a player", "a rival")
     ]  # fmt: skip
-    path = ROOT / "data" / "measurements" / fusion_trials.FILE
+    path = ROOT / "data" / "measurements" / fusion_trials.Trials.file
     monkeypatch.setattr(fusion_trials.Trials, "freshness", lambda self: freshness)
-    monkeypatch.setattr(fusion_trials, "recorded", lambda: fusion_trials.Trials(pd.DataFrame(rows), {}, path))
+    record = fusion_trials.Trials(pd.DataFrame(rows), {}, path)
+    monkeypatch.setattr(fusion_trials.Trials, "recorded", lambda: record)
 
 
 FUSION = {"type": "fusion_gain", "player": "a player", "than": ["a rival"]}

@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_fused import untrained
 
-from inconcert import fused, fusion_trials, policies, records
+from inconcert import fused, fusion_trials, measurements, policies, records
 from inconcert.__main__ import main
 from inconcert.config import InputError
-from inconcert.fusion_trials import Case, Trials
+from inconcert.fusion_trials import Bench, Case, Trials
 
 SPREAD, SPEAKER = "mpe/simple_spread", "mpe/simple_speaker_listener"
 CASE = Case(SPREAD, ("mappo", "hatrpo"))
@@ -19,7 +19,7 @@ SMALLER = {"ALPHAS": (0.0, 1.0), "NOISES": (0.0, 0.01), "FACTORS": (0.95, 1.0), 
 
 def small(patch):
     """Untrained policies in place of trained ones, fewer rules and episodes."""
-    patch.setattr(fusion_trials, "load", lambda case: [untrained(name, case.task) for name in case.pair])
+    patch.setattr(fusion_trials, "load", lambda case: [untrained(name, case.task) for name in case.team])
     patch.setattr(fused, "scale", lambda task, **options: (-300.0, -50.0))
     for name, value in SMALLER.items():
         patch.setattr(fusion_trials, name, value)
@@ -30,7 +30,7 @@ def own(tmp_path, monkeypatch):
     """Folders of this test's own, and a `small` case."""
     (tmp_path / "data" / "runs").mkdir(parents=True)
     monkeypatch.setattr(records, "folders", lambda: (tmp_path / "runs", tmp_path / "data" / "runs"))
-    monkeypatch.setattr(fusion_trials, "data_folder", lambda: tmp_path / "data")
+    monkeypatch.setattr(measurements, "data_folder", lambda: tmp_path / "data")
     small(monkeypatch)
     path = tmp_path / "data" / "policies" / "policy"
     path.parent.mkdir()
@@ -48,14 +48,16 @@ def played():
 
 
 def test_what_a_case_plays(played):
-    assert played[["task", "pair", "checkpoint"]].drop_duplicates().to_numpy().tolist() == [list(CASE.key)]
+    assert played[fusion_trials.KEYS].drop_duplicates().to_numpy().tolist() == [list(CASE.key)]
     counts = played.groupby(["split", "family", "name"]).size()
     assert (counts == 2).all()  # a row for each seed, and no rule twice
     families = played.groupby("split")["family"].unique().to_dict()
     assert set(families["validation"]) == {"alone", "weight", "kpf", "budget"}
-    assert {"oracle", "pool", "listening", "budget, inner", "budget, every episode"} < set(families["test"])
+    assert {"oracle", "difference", "pool", "listening", "budget, inner", "budget, every episode"} < set(
+        families["test"]
+    )
     grid = played[(played["family"] == "kpf") & (played["split"] == "test")]
-    assert grid["name"].nunique() - 4 in (0, 1)  # those with the plain ratio, and what was chosen
+    assert grid["name"].nunique() == 8
     ratio = grid.loc[grid["name"] == "alpha 0, noise 0, r2 x1", "r2"].iloc[0]
     tried = played.query("family == 'kpf' and split == 'validation'")
     assert tried["name"].nunique() == 8
@@ -71,7 +73,7 @@ def test_gains_are_paired_with_the_better_parent(played):
         for name in ("auxiliary", "k 5", "weight 0.3", "log-linear"):
             row = test.loc[(name, seed)]
             assert row["gain"] == pytest.approx(row["mean"] - primary["mean"], abs=1e-4)
-        assert test.loc[("better of the two, each episode", seed), "gain"] >= 0
+        assert test.loc[("best of each episode", seed), "gain"] >= 0
     validation = played[played["split"] == "validation"].set_index(["name", "seed"])["mean"]
     assert (validation["primary"] >= validation["auxiliary"]).all()
 
@@ -91,7 +93,7 @@ def test_rules_that_are_one_another_earn_the_same(played):
 
 def test_a_short_case_plays_what_the_tables_need(own):
     frame = pd.concat(fusion_trials.play(CASE))
-    names = set(frame.query("split == 'test'")["name"])
+    names = set(frame.query("split == 'test' and family != 'difference'")["name"])
     assert {"mappo", "hatrpo", "primary", "auxiliary", "k 0", "k 1", "k 2", "average"} <= names
     assert len(names) <= 12
     for player in fusion_trials.PLAYERS:
@@ -103,7 +105,7 @@ def test_r2_is_the_ratio_of_scores_from_random_play_to_the_script(own, monkeypat
     bench = fusion_trials.Bench(CASE, fusion_trials.load(CASE), FEW)
     scores = torch.tensor([[-60.0, -80.0], [-70.0, -75.0]])
     bench.order = fused.stronger_first(scores)
-    assert bench._ratio(scores) == pytest.approx(((40 + 25) / 2) / ((30 + 20) / 2))
+    assert bench._ratios(scores) == pytest.approx([((40 + 25) / 2) / ((30 + 20) / 2)])
 
 
 def handmade(values, checkpoint="best"):
@@ -112,7 +114,7 @@ def handmade(values, checkpoint="best"):
     for (family, name), (validation, test) in values.items():
         for split, gains in (("validation", validation), ("test", test)):
             rows += [
-                {"task": SPREAD, "pair": "mappo+hatrpo", "checkpoint": checkpoint, "split": split, "family": family,
+                {"task": SPREAD, "team": "mappo+hatrpo", "checkpoint": checkpoint, "split": split, "family": family,
                  "name": name, "seed": seed, "gain": gain} for seed, gain in reversed(list(enumerate(gains)))
             ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -138,18 +140,19 @@ def test_what_is_chosen_is_chosen_on_validation_episodes():
 
 
 def test_every_claimed_pair_is_played_with_every_rule():
-    assert {case.task: case.pair for case in fusion_trials.CASES if case.sweeps} == fusion_trials.PAIRS
+    played = {(case.task, case.team) for case in fusion_trials.CASES if case.sweeps}
+    assert set(fusion_trials.PAIRS.items()) < played
     assert len({case.key for case in fusion_trials.CASES}) == len(fusion_trials.CASES)
 
 
 def test_the_record_grows_case_by_case(own, monkeypatch):
     other = Case(SPEAKER, ("happo", "hatrpo"))
     monkeypatch.setattr(fusion_trials, "CASES", (CASE, other))
-    with pytest.raises(records.MissingRecord, match="nothing is fused yet"):
-        fusion_trials.recorded()
+    with pytest.raises(records.MissingRecord, match="is not there yet; make it with: python -m inconcert fuse"):
+        Trials.recorded()
     assert main(["fuse", "--tasks", SPREAD]) == 0
-    path = own / "runs" / "measurements" / fusion_trials.FILE
-    first = fusion_trials.read(path)
+    path = own / "runs" / "measurements" / Trials.file
+    first = Trials.read(path)
     assert first.missing == [other]
     assert first.freshness() == "FRESH"
     assert main(["fuse", "--tasks", SPREAD, "--archive"]) == 2
@@ -158,19 +161,60 @@ def test_the_record_grows_case_by_case(own, monkeypatch):
     assert whole.frame[: len(first.frame)].equals(first.frame)
     assert main(["fuse", "--archive"]) == 0
     path.unlink()
-    assert fusion_trials.recorded().frame.equals(whole.frame)
+    assert Trials.recorded().frame.equals(whole.frame)
     assert main(["fuse", "--tasks", "mpe/spread"]) == 2
 
 
 def test_another_code_or_policy_makes_it_stale(own, monkeypatch):
-    path = own / "runs" / "measurements" / fusion_trials.FILE
+    path = own / "runs" / "measurements" / Trials.file
     fusion_trials.extend(path, [CASE])
     (own / "data" / "policies" / "policy").write_bytes(b"others")
-    assert fusion_trials.read(path).freshness() == "STALE(policies)"
+    assert Trials.read(path).freshness() == "STALE(policies)"
     with pytest.raises(InputError, match=r"STALE\(policies\); --restart begins again"):
         fusion_trials.extend(path, [CASE])
     monkeypatch.setattr(fusion_trials, "code", lambda: "another")
-    assert Trials(pd.DataFrame(), fusion_trials.read(path).meta, path).freshness() == "STALE(code, policies)"
+    assert Trials(pd.DataFrame(), Trials.read(path).meta, path).freshness() == "STALE(code, policies)"
+
+
+def test_a_team_of_more_than_two(own):
+    case = Case(SPREAD, ("mappo", "happo", "hatrpo"))
+    frame = pd.concat(fusion_trials.play(case))
+    assert set(frame["team"]) == {"mappo+happo+hatrpo"}
+    test = frame[frame["split"] == "test"].set_index(["name", "seed"])["gain"]
+    assert {"majority", "log-linear", "filter, trace", "best of each episode", "k 1"} < set(
+        test.index.get_level_values(0)
+    )
+    assert "disagreement" not in test.index  # of pairs only
+    for seed in (0, 1):
+        own_gains = [test[name, seed] for name in case.team]
+        assert test["primary", seed] == 0
+        assert 0 in own_gains
+        assert test["best of each episode", seed] >= max(own_gains)
+    alone = Bench(case, fusion_trials.load(case), FEW)
+    assert len(alone.r2) == 2
+    assert sorted(alone.order[0].tolist()) == [0, 1, 2]
+
+
+def test_seeds_of_one_algorithm_are_a_team(monkeypatch):
+    case = Case(SPREAD, ("mappo",) * 5)
+    assert case.key == (SPREAD, "5 x mappo", "best")
+    assert case.members == [f"mappo {seed}" for seed in range(5)]
+    asked = []
+    monkeypatch.setattr(policies, "load", lambda *args, **options: asked.append(options["seeds"]))
+    fusion_trials.load(case)
+    assert asked == [(0,), (1,), (2,), (3,), (4,)]
+
+
+def test_differences_of_a_pair(own):
+    bench = Bench(CASE, fusion_trials.load(CASE), FEW)
+    frame = bench.differences().set_index(["name", "seed"])["mean"]
+    shares = frame.drop(index=["divergence"], level=0)
+    assert ((shares >= 0) & (shares <= 1)).all()
+    for seed in (0, 1):
+        assert frame["critical gain below 0.1", seed] <= frame["critical gain below 0.5", seed]
+        assert frame["critical gain below 0.5", seed] <= frame["disagreement", seed]
+    primary, auxiliary = bench.own("test")
+    assert frame["auxiliary better"].tolist() == (auxiliary > primary).float().mean(1).tolist()
 
 
 def test_policies_of_a_case_are_those_of_its_moment(monkeypatch):

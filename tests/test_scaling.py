@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats as reference
 
-from inconcert import envs, records, scaling, stats
+from inconcert import envs, measurements, records, scaling, stats
 from inconcert.__main__ import main
 from inconcert.config import InputError
 from inconcert.scaling import Point
@@ -190,7 +190,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path, measured: list[Po
     asked = scaling.points(["laptop"], ["mappo", "mat"], [2, 4])
     record = scaling.extend(path, asked)
     pd.testing.assert_frame_equal(record.frame, pd.concat([rows(point) for point in asked], ignore_index=True))
-    again = scaling.read(path)
+    again = scaling.UpdateCosts.read(path)
     pd.testing.assert_frame_equal(again.frame, record.frame)
     assert again.meta == record.meta
     assert (record.meta["device"], record.meta["repeats"]) == ("cpu", 3)
@@ -206,7 +206,7 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path, measured: list[P
     scaling.extend(path, scaling.points(["laptop"], ["mappo"], [2, 4, 8]))
     assert measured == [Point("laptop", "mappo", agents) for agents in (2, 8, 4)]
     scaling.extend(path, scaling.points(["laptop"], ["mappo"], [4]), restart=True)
-    assert list(scaling.read(path).frame["agents"].unique()) == [4]
+    assert list(scaling.UpdateCosts.read(path).frame["agents"].unique()) == [4]
 
 
 def test_a_run_that_breaks_off_keeps_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_a_run_that_breaks_off_keeps_its_points(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "a.parquet"
     with pytest.raises(KeyboardInterrupt):
         scaling.extend(path, scaling.points(["laptop"], ["mappo"]))
-    assert list(scaling.read(path).frame["agents"].unique()) == [2]
+    assert list(scaling.UpdateCosts.read(path).frame["agents"].unique()) == [2]
 
 
 @pytest.mark.parametrize("name", ["hardware", "versions", "repeats", "device"])
@@ -254,28 +254,28 @@ def test_a_damaged_record_is_refused(tmp_path: Path, measured: list[Point]) -> N
 
 def test_a_whole_record_of_this_machine_comes_before_the_archived_one(folder: Path, measured: list[Point]) -> None:
     with pytest.raises(records.MissingRecord, match="python -m inconcert measure"):
-        scaling.load()
-    own, shipped = (place / scaling.FILE for place in scaling.folders())
+        scaling.UpdateCosts.recorded()
+    own, shipped = (place / scaling.UpdateCosts.file for place in measurements.folders())
     with pytest.raises(records.MissingRecord, match="python -m inconcert measure"):
-        scaling.archive()
+        scaling.UpdateCosts.archive()
     scaling.extend(own, scaling.points(["laptop"]))
-    assert scaling.load().path == own
-    with pytest.raises(InputError, match=f"lacks {len(scaling.points()) - 36} points"):
-        scaling.archive()
+    assert scaling.UpdateCosts.recorded().path == own
+    with pytest.raises(InputError, match=f"lacks {len(scaling.points()) - 36} pieces"):
+        scaling.UpdateCosts.archive()
     scaling.extend(shipped, scaling.points())
-    assert scaling.load().path == shipped
+    assert scaling.UpdateCosts.recorded().path == shipped
     scaling.extend(own, scaling.points())
-    assert scaling.load().path == own
+    assert scaling.UpdateCosts.recorded().path == own
     shipped.unlink()
-    assert scaling.archive() == shipped
+    assert scaling.UpdateCosts.archive() == shipped
     assert shipped.read_bytes() == own.read_bytes()
 
 
 def test_a_stale_record_is_not_archived(folder: Path, measured: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
-    scaling.extend(scaling.folders()[0] / scaling.FILE, scaling.points())
+    scaling.extend(scaling.UpdateCosts.own(), scaling.points())
     monkeypatch.setattr(scaling, "code", lambda algorithms: {})
-    with pytest.raises(InputError, match=r"STALE\(code\); measure again with: python -m inconcert measure --restart"):
-        scaling.archive()
+    with pytest.raises(InputError, match=r"STALE\(code\); begin again with: python -m inconcert measure --restart"):
+        scaling.UpdateCosts.archive()
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -313,7 +313,7 @@ def test_the_last_exponent_is_that_of_the_two_largest_sizes() -> None:
 
 
 def test_the_command_measures_and_archives(folder: Path, measured: list[Point], capsys: pytest.CaptureFixture) -> None:
-    own, shipped = (place / scaling.FILE for place in scaling.folders())
+    own, shipped = (place / scaling.UpdateCosts.file for place in measurements.folders())
     assert main(["measure", "--settings", "paper", "--algorithms", "sable", "mat", "--agents", "4", "2"]) == 0
     assert capsys.readouterr().out == f"{own}\n"
     assert measured == scaling.points(["paper"], ["sable", "mat"], [2, 4])

@@ -163,14 +163,12 @@ def measured() -> list[Found]:
     """The measurements that tier "recorded" reads, for `status_table`: one for each tier whose networks they are of."""
     found = []
     with contextlib.suppress(records.MissingRecord):
-        costs = scaling.load()
-        archived, freshness = costs.path.is_relative_to(scaling.folders()[1]), costs.freshness()
+        costs = scaling.UpdateCosts.recorded()
         tiers = dict.fromkeys(scaling.SETTINGS[name].tier for name in costs.frame["setting"].unique())
-        found += [Found(costs.path, "", "", tier, archived, freshness) for tier in tiers]
+        found += [Found(costs.path, "", "", tier, costs.archived, costs.freshness()) for tier in tiers]
     with contextlib.suppress(records.MissingRecord):
-        fusions = fusion_trials.recorded()
-        archived = fusions.path.is_relative_to(fusion_trials.folders()[1])
-        found.append(Found(fusions.path, "", "", fusion_trials.TIER, archived, fusions.freshness()))
+        fusions = fusion_trials.Trials.recorded()
+        found.append(Found(fusions.path, "", "", fusion_trials.TIER, fusions.archived, fusions.freshness()))
     return found
 
 

@@ -349,10 +349,10 @@ class Measure:
         for count in self.agents:
             if count not in scaling.AGENTS:
                 raise unknown("number of agents", count, map(str, scaling.AGENTS))
-        path = scaling.folders()[0] / scaling.FILE
+        path = scaling.UpdateCosts.own()
         asked = scaling.points(self.settings, self.algorithms, self.agents)
         scaling.extend(path, asked, device=self.device, restart=self.restart)
-        print(scaling.archive() if self.archive else path)
+        print(scaling.UpdateCosts.archive() if self.archive else path)
 
 
 @dataclass(frozen=True)
@@ -369,10 +369,10 @@ class Fuse:
         for task in self.tasks:
             if task not in fusion_trials.PAIRS:
                 raise unknown("task of the fusions", task, fusion_trials.PAIRS)
-        path = fusion_trials.folders()[0] / fusion_trials.FILE
+        path = fusion_trials.Trials.own()
         cases = [case for case in fusion_trials.CASES if case.task in self.tasks]
         fusion_trials.extend(path, cases, restart=self.restart)
-        print(fusion_trials.archive() if self.archive else path)
+        print(fusion_trials.Trials.archive() if self.archive else path)
 
 
 @dataclass(frozen=True)

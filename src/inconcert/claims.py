@@ -39,6 +39,7 @@ from inconcert.criteria import (
     Source,
     title,
 )
+from inconcert.measurements import Measurements
 
 STATUSES: tuple[str, ...] = ("replicated", "partly replicated", "not replicated", "not testable here")
 UNTESTABLE = STATUSES[3]
@@ -226,14 +227,13 @@ def judge(claim: Claim, library: Library | None = None) -> Verdict:
     elif isinstance(claim.criterion, GrowsSlower):
         try:
             samples = _measured(claim.criterion)
-        except InputError as error:
-            return Verdict(claim, UNTESTABLE, f"{str(error)[0].upper()}{str(error)[1:]}.", {}, (), (scaling.COMMAND,))
+        except (records.MissingRecord, records.CorruptRecord) as error:
+            return _not_measured(claim, error, scaling.UpdateCosts)
     elif isinstance(claim.criterion, FusionGain):
         try:
             samples = _fused(claim, claim.criterion)
         except (records.MissingRecord, records.CorruptRecord) as error:
-            evidence = f"{str(error)[0].upper()}{str(error)[1:]}."
-            return Verdict(claim, UNTESTABLE, evidence, {}, (), (fusion_trials.COMMAND,))
+            return _not_measured(claim, error, fusion_trials.Trials)
     parts = kind.decide(claim, claim.criterion, samples)
     scores = {part.score for part in parts}
     status = STATUSES[0] if scores == {1.0} else STATUSES[2] if scores == {0.0} else STATUSES[1]
@@ -282,16 +282,22 @@ def _collect(claim: Claim, library: Library) -> tuple[dict[tuple[str, str], Samp
     return samples, missing, damaged
 
 
+def _not_measured(claim: Claim, error: Exception, measurements: type[Measurements]) -> Verdict:
+    evidence = f"{str(error)[0].upper()}{str(error)[1:]}."
+    return Verdict(claim, UNTESTABLE, evidence, {}, (), (measurements.command,))
+
+
 def _measured(criterion: GrowsSlower) -> Costs:
     """The costs that a criterion compares.
 
     Raises:
-        InputError: nothing is measured, or not all points are, or the record is damaged.
+        MissingRecord: nothing is measured, or not all points are.
+        CorruptRecord: the record is damaged.
     """
-    record = scaling.load()
+    record = scaling.UpdateCosts.recorded()
     if record.missing:
-        whole = len(scaling.points())
-        raise InputError(f"{len(record.missing)} of {whole} points are not measured; measure with: {scaling.COMMAND}")
+        lacks = f"{len(record.missing)} of {len(scaling.points())} points are not measured"
+        raise records.MissingRecord(f"{lacks}; measure with: {record.command}")
     costs, freshness = scaling.table(record.frame), record.freshness()
     return {
         (name, setting): Cost(
@@ -310,7 +316,7 @@ def _fused(claim: Claim, criterion: FusionGain) -> Fusions:
         MissingRecord: what it needs is not fused yet.
         CorruptRecord: the record is damaged.
     """
-    record = fusion_trials.recorded()
+    record = fusion_trials.Trials.recorded()
     found = {}
     for task in claim.tasks:
         differences = {}

@@ -59,7 +59,7 @@ def moments(
     episodes are played side by side here, to the same effect (tested). Other filters begin afresh in each episode.
 
     Args:
-        policies: M of them, on one task, for the same seeds; seed s of one is fused with seed s of the others.
+        policies: M of them, on one task, for equally many seeds; those in the same place are fused.
         rule: what mixes them.
         episodes: of each seed.
         split: validation and test episodes have nothing in common.
@@ -67,12 +67,12 @@ def moments(
         consecutive: episodes of an evaluation; row e is its (e mod consecutive)-th.
 
     Raises:
-        InputError: policies of different tasks or seeds, or a task whose episodes differ in length.
+        InputError: policies of different tasks or numbers of seeds, or a task whose episodes differ in length.
     """
     first = policies[0]
-    if any((one.task, one.options, one.seeds) != (first.task, first.options, first.seeds) for one in policies):
-        raise InputError("policies that are to be fused need the same task, rules and seeds")
     seeds = len(first.seeds)
+    if any((one.task, one.options, len(one.seeds)) != (first.task, first.options, seeds) for one in policies):
+        raise InputError("policies that are to be fused need the same task, the same rules and equally many seeds")
     streams = [stacked.derive(seed, f"fusion {split} environment") for seed in first.seeds]
     env = envs.make(first.task, episodes, streams, **first.options)
     rows = torch.arange(seeds)
@@ -163,8 +163,10 @@ def alone(index: int) -> Rule:
 
 
 def constant(weight: float) -> Rule:
-    """The linear pool whose auxiliary has the same weight at every step."""
-    return lambda policies: pools.linear_pool(policies, (1 - weight, weight))
+    """The linear pool whose auxiliaries have the same weight at every step; several share it evenly."""
+    return lambda policies: pools.linear_pool(
+        policies, (1 - weight, *[weight / (len(policies) - 1)] * (len(policies) - 1))
+    )
 
 
 def stronger_first(scores: Tensor) -> Tensor:
@@ -203,32 +205,33 @@ def early(task: str, algorithm: str, variant: str, tier: str = "recorded", share
 
 
 class Voices(NamedTuple):
-    """What policies say in the situations that the primary meets; numbers are means over steps, rows and agents."""
+    """What policies say in the situations that the primary meets; numbers are means over steps, episodes and agents."""
 
     peak: Tensor
-    """`[M]` largest probability."""
+    """`[M, S]` largest probability."""
     entropy: Tensor
-    """`[M]` nats."""
+    """`[M, S]` nats."""
     ranked: Tensor
-    """`[M, A]` probabilities in falling order."""
-    disagreement: float
-    """Share of decisions in which the first two would do different things."""
-    divergence: float
-    """Jensen-Shannon divergence of the first two, nats."""
-    critical: Tensor
-    """Critical gains of all decisions, flat; infinite where no weight changes the action."""
+    """`[M, S, A]` probabilities in falling order."""
+    disagreement: Tensor
+    """`[S]` share of decisions in which the first two would do different things."""
+    divergence: Tensor
+    """`[S]` Jensen-Shannon divergence of the first two, nats."""
+    critical: tuple[Tensor, ...]
+    """For each seed the critical gains of all decisions; infinite where no weight changes the action."""
 
 
 def listen(policies: Sequence[Policy], episodes: int, split: Split = "test", order: Tensor | None = None) -> Voices:
     """Let the primary play and hear what all policies say; arguments as those of `moments`."""
-    said = torch.stack([moment.policies for moment in moments(policies, alone(0), episodes, split, order)], 1)
-    choosing = (said > 0).sum(-1).amax(0) > 1
-    first, second = said[0], said[1]
+    steps = torch.stack([moment.policies for moment in moments(policies, alone(0), episodes, split, order)], 1)
+    said = steps.unflatten(2, (-1, episodes)).movedim(2, 1).flatten(2, 4)  # [M, S, decision, A]
+    decisions = (said > 0).sum(-1).amax(0) > 1
+    pairs = [(first[one], second[one]) for first, second, one in zip(said[0], said[1], decisions, strict=True)]
     return Voices(
-        said.amax(-1).flatten(1).mean(1),
-        pools.entropy(said).flatten(1).mean(1),
-        said.sort(-1, descending=True).values.flatten(1, -2).mean(1),
-        float(pools.disagreement(first, second)[choosing].float().mean()),
-        float(pools.jensen_shannon(first, second)[choosing].mean()),
-        pools.critical_gain(first, second)[choosing],
+        said.amax(-1).mean(-1),
+        pools.entropy(said).mean(-1),
+        said.sort(-1, descending=True).values.mean(-2),
+        torch.stack([pools.disagreement(*pair).float().mean() for pair in pairs]),
+        torch.stack([pools.jensen_shannon(*pair).mean() for pair in pairs]),
+        tuple(pools.critical_gain(*pair) for pair in pairs),
     )

@@ -1,9 +1,9 @@
-"""The fusion experiments of the KPF chapter on particle worlds: pairs, rules, and the record of what they earn.
+"""The fusion experiments of the KPF chapter on particle worlds: teams, rules, and the record of what they earn.
 
     python -m inconcert fuse              # what the record lacks; may be stopped and started again
     python -m inconcert fuse --archive    # and copy the whole record to data/measurements, which ships with the book
 
-Pair s is seed s of one algorithm with seed s of another. Which of the two is primary, and every setting that is chosen,
+Team s is seed s of one algorithm with seed s of each other. Which of them is primary, and every setting that is chosen,
 is decided on validation episodes; what is reported was played on test episodes, the same for all rules.
 """
 
@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,15 +28,15 @@ from tqdm import tqdm
 from inconcert import fused, policies, pools, provenance, records, runs
 from inconcert.config import InputError, unknown
 from inconcert.fusion import KalmanFusion
+from inconcert.measurements import Measurements
 from inconcert.policies import Policy
-from inconcert.published import data_folder
 
 VARIANT, TIER = "harl", "laptop"
 """Of the policies that are fused."""
 EPISODES: dict[fused.Split, int] = {"validation": 500, "test": 2000}
-"""Of each pair of policies, for each rule."""
-FILE = "kpf_fusion.parquet"
-COMMAND = "python -m inconcert fuse"
+"""Of each team of policies, for each rule."""
+HEARD = 200
+"""Test episodes over which the members of a pair are compared, decision by decision."""
 
 PAIRS: dict[str, tuple[str, str]] = {
     "mpe/simple_spread": ("mappo", "hatrpo"),
@@ -46,25 +46,51 @@ PAIRS: dict[str, tuple[str, str]] = {
 """The algorithms that the paper's Table 2 fuses on each task: its other columns are dashes."""
 
 
+OTHERS: dict[str, tuple[tuple[str, str], ...]] = {
+    "mpe/simple_spread": (("mappo", "happo"), ("happo", "hatrpo")),
+    "mpe/simple_speaker_listener": (("mappo", "happo"), ("mappo", "hatrpo")),
+}
+"""The other pairs of the three algorithms (Table 5), where all three are trained."""
+
+KEYS = ["task", "team", "checkpoint"]
+"""Columns that tell cases apart."""
+
+
 class Case(NamedTuple):
-    """Two algorithms on a task, at one moment of their training."""
+    """Algorithms on a task, at one moment of their training."""
 
     task: str
-    pair: tuple[str, str]
+    team: tuple[str, ...]
+    """Two or more. Different ones: team s has seed s of each. One several times: its first seeds are one team."""
     checkpoint: Literal["best", "early"] = "best"
     """early: see `fused.early`."""
     sweeps: bool = False
     """Whether every rule is tested, or only those that the tables need."""
 
     @property
+    def lone(self) -> bool:
+        """Whether all members are seeds of one algorithm."""
+        return len(set(self.team)) == 1
+
+    @property
+    def members(self) -> list[str]:
+        """What the members are called."""
+        return [f"{name} {seed}" for seed, name in enumerate(self.team)] if self.lone else list(self.team)
+
+    @property
     def key(self) -> tuple[str, str, str]:
-        """Its columns `task`, `pair` and `checkpoint` in the record."""
-        return self.task, "+".join(self.pair), self.checkpoint
+        """Its `KEYS` in the record."""
+        name = f"{len(self.team)} x {self.team[0]}" if self.lone else "+".join(self.team)
+        return self.task, name, self.checkpoint
 
 
 CASES: tuple[Case, ...] = (
     *(Case(task, pair, sweeps=True) for task, pair in PAIRS.items()),
     *(Case(task, pair, "early") for task, pair in PAIRS.items()),
+    *(Case(task, pair, sweeps=True) for task, pairs in OTHERS.items() for pair in pairs),
+    *(Case(task, pair, "early") for task, pairs in OTHERS.items() for pair in pairs),
+    *(Case(task, ("mappo", "happo", "hatrpo")) for task in OTHERS),
+    *(Case(task, (name,) * 5) for task in OTHERS for name in ("mappo", "happo", "hatrpo")),
 )
 
 # --------------------------------------------------------------------------------------------------------------- rules
@@ -91,27 +117,27 @@ class Trial(NamedTuple):
 
 
 def weights() -> list[Trial]:
-    """Constant weights of the auxiliary."""
+    """Constant weights of the auxiliaries."""
     return [Trial("weight", f"weight {weight:g}", fused.constant(weight), weight) for weight in WEIGHTS]
 
 
-def kpf(actions: int, r2: float) -> list[Trial]:
+def kpf(actions: int, r2: Sequence[float]) -> list[Trial]:
     """The grid of alpha, noise and r2. The first is the paper's plainest: no noise, no forgetting."""
     found = []
     for factor, alpha, noise in itertools.product(sorted(FACTORS, key=lambda one: one != 1), ALPHAS, NOISES):
-        rule = KalmanFusion(actions, r2=factor * r2, alpha=alpha, process_noise=noise)
+        rule = KalmanFusion(actions, r2=[factor * one for one in r2], alpha=alpha, process_noise=noise)
         name = f"alpha {alpha:g}, noise {noise:g}, r2 x{factor:g}"
-        options = (("alpha", alpha), ("noise", noise), ("r2", factor * r2))
+        options = (("alpha", alpha), ("noise", noise), ("r2", factor * r2[0]))
         found.append(Trial("kpf", name, rule, options=options))
     return found
 
 
-def budgets(actions: int, r2: float) -> list[Trial]:
+def budgets(actions: int, r2: Sequence[float]) -> list[Trial]:
     """k of Figures 2 and 3 in the reading "freeze": k steps of the whole evaluation update the filter."""
     return [_budget("budget", "k", k, KalmanFusion(actions, r2=r2, update_budget=_whole(k))) for k in BUDGETS]
 
 
-def readings(actions: int, r2: float) -> list[Trial]:
+def readings(actions: int, r2: Sequence[float]) -> list[Trial]:
     """k in other readings; see `KalmanFusion`."""
     found = [
         _budget("budget, every episode", "k of every episode", k,
@@ -131,13 +157,16 @@ def readings(actions: int, r2: float) -> list[Trial]:
     return found
 
 
-def rivals(actions: int) -> list[Trial]:
+def rivals(actions: int, auxiliaries: int = 1) -> list[Trial]:
     """Pools without a parameter, and filters whose covariance listens to the policies."""
-    found = [Trial("pool", name, pools.POOLS[name]) for name in ("average", "log-linear", "max-confidence",
-                                                                 "entropy-weighted", "rank voting")]  # fmt: skip
+    names = ["average", "log-linear", "max-confidence", "entropy-weighted", "rank voting"]
+    if auxiliaries > 1:
+        names.append("majority")  # two voices have none
+    found = [Trial("pool", name, pools.POOLS[name]) for name in names]
+    equal = [1.0] * auxiliaries
     for covariance in ("multinomial", "trace", "entropy", "disagreement"):
-        found.append(Trial("listening", f"filter, {covariance}", KalmanFusion(actions, covariance=covariance)))
-    return [*found, Trial("listening", "filter on logits", KalmanFusion(actions, space="logit"))]
+        found.append(Trial("listening", f"filter, {covariance}", KalmanFusion(actions, equal, covariance=covariance)))
+    return [*found, Trial("listening", "filter on logits", KalmanFusion(actions, equal, space="logit"))]
 
 
 def _budget(family: str, word: str, k: float, rule: KalmanFusion) -> Trial:
@@ -157,36 +186,41 @@ def load(case: Case) -> list[Policy]:
     Raises:
         MissingRecord: one is not there; the text gives the command that makes it.
     """
-    found = []
-    for name in case.pair:
-        moment = "best" if case.checkpoint == "best" else fused.early(case.task, name, VARIANT, TIER)
-        found.append(policies.load(case.task, name, TIER, VARIANT, checkpoint=moment))
-    return found
+    seeds = [(seed,) if case.lone else None for seed in range(len(case.team))]
+    return [
+        policies.load(case.task, name, TIER, VARIANT, seeds=own, checkpoint=_moment(case, name))
+        for name, own in zip(case.team, seeds, strict=True)
+    ]
+
+
+def _moment(case: Case, name: str) -> str | int:
+    """The checkpoint of an algorithm that a case is about."""
+    return "best" if case.checkpoint == "best" else fused.early(case.task, name, VARIANT, TIER)
 
 
 class Bench:
     """A case being played: its policies, their roles and the returns that all rules are compared with."""
 
-    def __init__(self, case: Case, pair: list[Policy], episodes: dict[fused.Split, int]) -> None:
-        self.case, self.pair, self.episodes = case, pair, episodes
-        self.actions = pair[0].spec.num_actions
+    def __init__(self, case: Case, team: list[Policy], episodes: dict[fused.Split, int]) -> None:
+        self.case, self.team, self.episodes = case, team, episodes
+        self.actions = team[0].spec.num_actions
         self.singles = {
-            split: torch.stack([fused.play(pair, fused.alone(index), count, split) for index in range(2)])
+            split: torch.stack([fused.play(team, fused.alone(index), count, split) for index in range(len(team))])
             for split, count in episodes.items()
-        }  # [2, S, episodes] each
+        }  # [M, S, episodes] each
         scores = self.singles["validation"].mean(2)
-        self.order = fused.stronger_first(scores)  # [S, 2]
-        self.r2 = self._ratio(scores)
+        self.order = fused.stronger_first(scores)  # [S, M]
+        self.r2 = self._ratios(scores)
 
-    def _ratio(self, scores: Tensor) -> float:
+    def _ratios(self, scores: Tensor) -> list[float]:
         """r2 = primary / auxiliary (`fusion.roles`, reading "ratio"), of mean scores from random play, 0, to 1."""
-        low, high = fused.scale(self.case.task, **self.pair[0].options)
+        low, high = fused.scale(self.case.task, **self.team[0].options)
         ranked = scores.t().gather(1, self.order).mean(0)
-        primary, auxiliary = ((ranked - low) / (high - low)).clamp(min=0.01).tolist()
-        return primary / auxiliary
+        primary, *others = ((ranked - low) / (high - low)).clamp(min=0.01).tolist()
+        return [primary / one for one in others]
 
     def own(self, split: fused.Split) -> Tensor:
-        """`[2, S, episodes]` returns of primary and auxiliary on their own."""
+        """`[M, S, episodes]` returns of the members on their own, the primary's first."""
         returns = self.singles[split]
         return returns[self.order.t(), torch.arange(returns.shape[1])]
 
@@ -194,52 +228,80 @@ class Bench:
         """Play a trial (or take its `returns`): a row for each seed, with the gain over the primary, paired."""
         begun = time.perf_counter()
         if returns is None:
-            returns = fused.play(self.pair, trial.rule, self.episodes[split], split, self.order)
+            returns = fused.play(self.team, trial.rule, self.episodes[split], split, self.order)
         gains = (returns - self.own(split)[0]).double()
         count = returns.shape[1]
-        task, pair, checkpoint = self.case.key
         columns = {
-            "task": task, "pair": pair, "checkpoint": checkpoint, "split": split, "family": trial.family,
-            "name": trial.name, "value": trial.value, **{"alpha": math.nan, "noise": math.nan, "r2": math.nan},
-            **dict(trial.options), "seed": list(self.pair[0].seeds),
-            "primary": [self.case.pair[index] for index in self.order[:, 0].tolist()], "episodes": count,
+            "value": trial.value, **{"alpha": math.nan, "noise": math.nan, "r2": math.nan}, **dict(trial.options),
+            "episodes": count,
             "mean": returns.double().mean(1).numpy(), "se": returns.double().std(1).numpy() / count**0.5,
             "gain": gains.mean(1).numpy(), "gain_se": gains.std(1).numpy() / count**0.5,
             "wall_s": time.perf_counter() - begun,
         }  # fmt: skip
-        return pd.DataFrame(columns)
+        return self._frame(trial.family, trial.name, split, columns)
+
+    def differences(self) -> pd.DataFrame:
+        """How much the two members of a pair differ: a row for each number and seed, the number as its mean."""
+        count = min(HEARD, self.episodes["test"])
+        said = fused.listen(self.team, count, "test", self.order)
+        primary, auxiliary = self.own("test")
+        numbers = {
+            "disagreement": said.disagreement,
+            "divergence": said.divergence,
+            "peak of the primary": said.peak[0],
+            **{
+                f"critical gain below {bound:g}": torch.stack([(one < bound).float().mean() for one in said.critical])
+                for bound in (0.1, 0.5)
+            },
+            "auxiliary better": (auxiliary > primary).float().mean(1),
+        }
+        rows = [
+            self._frame("difference", name, "test", {"episodes": count, "mean": value.double().numpy()})
+            for name, value in numbers.items()
+        ]
+        return pd.concat(rows)
+
+    def _frame(self, family: str, name: str, split: str, columns: dict[str, Any]) -> pd.DataFrame:
+        members = self.case.members
+        return pd.DataFrame({
+            **dict(zip(KEYS, self.case.key, strict=True)), "split": split, "family": family, "name": name,
+            "seed": list(self.team[0].seeds),
+            "primary": [members[index] for index in self.order[:, 0].tolist()], **columns,
+        })  # fmt: skip
 
 
 def play(case: Case, episodes: dict[fused.Split, int] | None = None, bar: Any = None) -> Iterator[pd.DataFrame]:
     """All rows of a case, trial by trial; see `Bench.rows` for the columns.
 
-    Families: "alone" (named by algorithm; "primary", "auxiliary" by role), "oracle" (the better of the two in every
-    episode, known afterwards), "weight", "kpf", "budget", "budget, ..." (other readings), "pool", "listening".
+    Families: "alone" (named by member; "primary" and the next best, "auxiliary", by role), "oracle" (the best of all
+    in every episode, known afterwards), "weight", "kpf", "budget", "budget, ..." (other readings), "pool",
+    "listening"; and of pairs "difference" (`Bench.differences`).
     """
     episodes = EPISODES if episodes is None else episodes
     bench = Bench(case, load(case), episodes)
-    tuned = [*kpf(bench.actions, bench.r2), *budgets(bench.actions, bench.r2), *weights()]
+    grid = kpf(bench.actions, bench.r2)
+    tuned = [*grid, *budgets(bench.actions, bench.r2), *weights()]
     split: fused.Split
     for split in ("validation", "test"):
-        for index, name in enumerate(case.pair):
+        for index, name in enumerate(case.members):
             yield bench.rows(Trial("alone", name, fused.alone(index)), split, bench.singles[split][index])
         for index, name in enumerate(("primary", "auxiliary")):
             yield bench.rows(Trial("alone", name, fused.alone(index)), split, bench.own(split)[index])
-    both = bench.own("test")
-    yield bench.rows(Trial("oracle", "better of the two, each episode", fused.alone(0)), "test", both.amax(0))
+    yield bench.rows(Trial("oracle", "best of each episode", fused.alone(0)), "test", bench.own("test").amax(0))
+    if len(case.team) == 2:
+        yield bench.differences()
     found = []
     for trial in tuned:
         found.append(bench.rows(trial, "validation"))
         yield found[-1]
     frame = pd.concat(found)
     chosen = {best(frame, families) for families in (KPF, CONSTANT)}
-    tables = {"k 0", "k 1", "k 2", tuned[0].name, "average"} | chosen
-    everything = [*tuned[:1], *budgets(bench.actions, bench.r2), *weights(), *rivals(bench.actions)]
-    everything += [trial for trial in tuned if trial.name in chosen]
-    if case.sweeps:
-        plain = [trial for trial in tuned if trial.family == "kpf" and dict(trial.options)["r2"] == bench.r2]
-        everything += [*plain, *readings(bench.actions, bench.r2)]
-    for trial in {trial.name: trial for trial in everything}.values():
+    listening = rivals(bench.actions, len(case.team) - 1)
+    tables = {"k 0", "k 1", "k 2", grid[0].name, "average"} | chosen
+    if len(case.team) > 2:
+        tables |= {trial.name for trial in listening}
+    everything = [*tuned, *listening, *(readings(bench.actions, bench.r2) if case.sweeps else ())]
+    for trial in everything:
         if case.sweeps or trial.name in tables:
             yield bench.rows(trial, "test")
 
@@ -248,30 +310,25 @@ def play(case: Case, episodes: dict[fused.Split, int] | None = None, bar: Any = 
 
 
 @dataclass(frozen=True)
-class Trials:
-    """A record of fusion experiments.
+class Trials(Measurements):
+    """What all cases earn: the rows of `play`.
 
-    Attributes:
-        frame: the rows of `play`, of all cases so far.
-        meta: code (hash of the sources that decide the returns), policies (hash of each file), commit, versions,
-            hardware, date, cpu_s.
+    Its meta: code (hash of the sources that decide the returns), policies (hash of each file), commit, versions,
+    hardware, date, cpu_s.
     """
 
-    frame: pd.DataFrame
-    meta: dict[str, Any]
-    path: Path
+    file = "kpf_fusion.parquet"
+    command = "python -m inconcert fuse"
 
     @property
     def missing(self) -> list[Case]:
         """The cases that are not played yet."""
-        there = set(self.frame[["task", "pair", "checkpoint"]].itertuples(index=False, name=None))
+        there = set(self.frame[KEYS].itertuples(index=False, name=None))
         return [case for case in CASES if case.key not in there]
 
-    def freshness(self) -> str:
-        """FRESH if today's sources and policies are those that were played, else STALE(code | policies | both)."""
-        changed = {"code": self.meta["code"] != code(), "policies": not self._same_policies()}
-        stale = [part for part, differs in changed.items() if differs]
-        return f"STALE({', '.join(stale)})" if stale else "FRESH"
+    def changed(self) -> dict[str, bool]:
+        """The sources and the policies that were played."""
+        return {"code": self.meta["code"] != code(), "policies": not self._same_policies()}
 
     def _same_policies(self) -> bool:
         folders = policies.folders()
@@ -296,40 +353,12 @@ def _digest(path: Path) -> str:
 def _files(case: Case) -> dict[str, str]:
     """Policy file below its folder -> hash."""
     found = {}
-    for name in case.pair:
-        moment = "best" if case.checkpoint == "best" else fused.early(case.task, name, VARIANT, TIER)
+    for name in case.team:
+        moment = _moment(case, name)
         path = policies.find(case.task, name, TIER, VARIANT, moment)
         relative = policies.place(Path(), case.task, name, TIER, VARIANT, moment)
         found[relative.as_posix()] = _digest(path)
     return found
-
-
-def folders() -> tuple[Path, Path]:
-    """Where the record lies: this machine's own, and that which ships with the book."""
-    return records.folders()[0] / "measurements", data_folder() / "measurements"
-
-
-def read(path: Path) -> Trials:
-    """Read a record file.
-
-    Raises:
-        CorruptRecord: truncated, altered or not a record.
-    """
-    found = records.read(path)
-    return Trials(found.frame, found.meta, path)
-
-
-def recorded() -> Trials:
-    """The record: this machine's own where it is whole, else the one that ships with the book.
-
-    Raises:
-        MissingRecord: there is none; the text gives the command that makes it.
-        CorruptRecord: damaged.
-    """
-    found = [read(folder / FILE) for folder in folders() if (folder / FILE).is_file()]
-    if not found:
-        raise records.MissingRecord(f"nothing is fused yet; do it with: {COMMAND}")
-    return next((record for record in found if not record.missing), found[-1])
 
 
 def extend(path: Path, cases: Iterable[Case] = CASES, restart: bool = False) -> Trials:
@@ -342,11 +371,11 @@ def extend(path: Path, cases: Iterable[Case] = CASES, restart: bool = False) -> 
     frame = pd.DataFrame()
     meta: dict[str, Any] = {"policies": {}, "cpu_s": 0.0}
     if path.is_file() and not restart:
-        old = read(path)
+        old = Trials.read(path)
         if old.freshness() != "FRESH":
             raise InputError(f"{path} is {old.freshness()}; --restart begins again")
         frame, meta = old.frame, old.meta
-    done = set() if frame.empty else set(frame[["task", "pair", "checkpoint"]].itertuples(index=False, name=None))
+    done = set() if frame.empty else set(frame[KEYS].itertuples(index=False, name=None))
     todo = [case for case in cases if case.key not in done]
     with tqdm(todo, unit="case", disable=not todo) as bar:
         for case in bar:
@@ -360,25 +389,7 @@ def extend(path: Path, cases: Iterable[Case] = CASES, restart: bool = False) -> 
                 "cpu_s": float(meta["cpu_s"]) + time.process_time() - used,
             }  # fmt: skip
             records.write_atomic(path, records.to_bytes(frame, meta))
-    return read(path)
-
-
-def archive() -> Path:
-    """Copy this machine's record to those that ship with the book; returns the copy.
-
-    Raises:
-        InputError: there is none, it is not whole, or it is of other sources or policies than today's.
-    """
-    own, shipped = (folder / FILE for folder in folders())
-    if not own.is_file():
-        raise records.MissingRecord(f"{own} is missing; make it with: {COMMAND}")
-    record = read(own)
-    if record.missing:
-        raise InputError(f"{own} lacks {len(record.missing)} cases; play them with: {COMMAND}")
-    if record.freshness() != "FRESH":
-        raise InputError(f"{own} is {record.freshness()}; play again with: {COMMAND} --restart")
-    records.write_atomic(shipped, own.read_bytes())
-    return shipped
+    return Trials.read(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -390,11 +401,11 @@ def of(frame: pd.DataFrame, case: Case, split: fused.Split = "test") -> pd.DataF
     Raises:
         MissingRecord: it is not played yet.
     """
-    task, pair, checkpoint = case.key
-    keys = {"task": task, "pair": pair, "checkpoint": checkpoint, "split": split}
+    keys = {**dict(zip(KEYS, case.key, strict=True)), "split": split}
     found = frame[np.logical_and.reduce([frame[name] == value for name, value in keys.items()])]
     if found.empty:
-        raise records.MissingRecord(f"{pair} ({checkpoint}) is not fused on {task} yet; do it with: {COMMAND}")
+        task, team, checkpoint = case.key
+        raise records.MissingRecord(f"{team} ({checkpoint}) is not fused on {task} yet; do it with: {Trials.command}")
     return found
 
 

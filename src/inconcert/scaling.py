@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from inconcert import envs, onpolicy, provenance, records, runs, stats
 from inconcert.config import InputError, unknown
-from inconcert.published import data_folder
+from inconcert.measurements import Measurements
 
 ALGORITHMS: tuple[str, ...] = ("magpo", "ctds", "happo", "mappo", "mat", "sable")
 AGENTS: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
@@ -70,9 +70,6 @@ WORDS: dict[Quantity, str] = {
 
 Line: TypeAlias = pd.Series
 """A cost for each number of agents, which is the index."""
-
-FILE = "magpo_figure_8.parquet"
-COMMAND = "python -m inconcert measure"
 
 
 class Point(NamedTuple):
@@ -242,35 +239,30 @@ def isolated(asked: Iterable[Point], repeats: int = REPEATS, device: str = "cpu"
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """A record of measurements.
+class UpdateCosts(Measurements):
+    """What all points cost: the rows of `measure`.
 
-    Attributes:
-        frame: the rows of `measure`, of all points so far.
-        meta: device, repeats, code (hash of the sources of each algorithm), commit, versions, hardware, date (of the
-            last point).
+    Its meta: device, repeats, code (hash of the sources of each algorithm), commit, versions, hardware, date (of the
+    last point).
     """
 
-    frame: pd.DataFrame
-    meta: dict[str, Any]
-    path: Path
+    file = "magpo_figure_8.parquet"
+    command = "python -m inconcert measure"
 
     @property
     def missing(self) -> list[Point]:
-        """The points of the whole record that are not measured yet."""
+        """The points that are not measured yet."""
         there = set(self.frame[list(Point._fields)].itertuples(index=False, name=None))
         return [point for point in points() if tuple(point) not in there]
 
-    def freshness(self) -> str:
-        """FRESH if today's sources and settings are those that were measured, else STALE(code | config | both)."""
+    def changed(self) -> dict[str, bool]:
+        """The sources of the algorithms, and the settings of the points."""
         rows = self.frame.drop_duplicates(list(Point._fields))
         asked = [Point(*row) for row in rows[list(Point._fields)].itertuples(index=False, name=None)]
-        changed = {
+        return {
             "code": self.meta["code"] != code(point.algorithm for point in asked),
             "config": list(rows["config"]) != [_hash(configure(point)) for point in asked],
         }
-        stale = [part for part, differs in changed.items() if differs]
-        return f"STALE({', '.join(stale)})" if stale else "FRESH"
 
 
 def code(algorithms: Iterable[str]) -> dict[str, str]:
@@ -286,55 +278,9 @@ def _hash(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def folders() -> tuple[Path, Path]:
-    """Where measurements lie: this machine's own, and those that ship with the book."""
-    return records.folders()[0] / "measurements", data_folder() / "measurements"
-
-
-def read(path: Path) -> Measurement:
-    """Read a record file.
-
-    Raises:
-        CorruptRecord: truncated, altered or not a record.
-    """
-    found = records.read(path)
-    return Measurement(found.frame, found.meta, path)
-
-
-def load() -> Measurement:
-    """The record: this machine's own where it is whole, else the one that ships with the book.
-
-    Raises:
-        MissingRecord: there is none; the text gives the command that makes it.
-        CorruptRecord: damaged.
-    """
-    found = [read(folder / FILE) for folder in folders() if (folder / FILE).is_file()]
-    if not found:
-        raise records.MissingRecord(f"nothing is measured yet; measure with: {COMMAND}")
-    return next((record for record in found if not record.missing), found[0])
-
-
-def archive() -> Path:
-    """Copy this machine's record to those that ship with the book; returns the copy.
-
-    Raises:
-        InputError: there is none, it is not whole, or it is of other sources or settings than today's.
-    """
-    own, shipped = (folder / FILE for folder in folders())
-    if not own.is_file():
-        raise records.MissingRecord(f"{own} is missing; measure with: {COMMAND}")
-    record = read(own)
-    if record.missing:
-        raise InputError(f"{own} lacks {len(record.missing)} points; measure them with: {COMMAND}")
-    if record.freshness() != "FRESH":
-        raise InputError(f"{own} is {record.freshness()}; measure again with: {COMMAND} --restart")
-    records.write_atomic(shipped, own.read_bytes())
-    return shipped
-
-
 def extend(
     path: Path, asked: Iterable[Point], repeats: int = REPEATS, device: str = "cpu", restart: bool = False
-) -> Measurement:
+) -> UpdateCosts:
     """Measure those of the points `asked` that the record at `path` lacks, and write it after each of them.
 
     Raises:
@@ -348,7 +294,7 @@ def extend(
     }  # fmt: skip
     frame = pd.DataFrame()
     if path.is_file() and not restart:
-        old = read(path)
+        old = UpdateCosts.read(path)
         differs = [name for name, value in conditions.items() if old.meta[name] != value]
         if differs or old.freshness() != "FRESH":
             why = f"another {', another '.join(differs)}" if differs else "other sources or settings"
@@ -365,7 +311,7 @@ def extend(
                 "date": datetime.now(UTC).date().isoformat(),
             }  # fmt: skip
             records.write_atomic(path, records.to_bytes(frame, meta))
-    return read(path)
+    return UpdateCosts.read(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

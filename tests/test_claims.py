@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from inconcert import claims, fusion_trials, published, records, scaling, stats
+from inconcert import claims, fusion_results, fusion_trials, published, records, scaling, stats
 from inconcert.config import InputError
 from inconcert.criteria import CRITERIA, RECOUNT, AboveBaseline, ExactValue, PublishedInPredictionInterval
 
@@ -615,6 +615,7 @@ def test_fusion_gain(put: Put, judge, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"than": []}, [COVERING], "needs the field 'tasks' and at least one rival"),
         ({}, [], "needs the field 'tasks' and at least one rival"),
         ({}, [A], "unknown task of the fusions"),
+        ({"team": ["mappo", "qmix"]}, [COVERING], r"unknown team on mpe/simple_spread 'mappo\+qmix'"),
     ],
 )
 def test_fusions_that_there_are_not_are_refused(
@@ -622,6 +623,25 @@ def test_fusions_that_there_are_not_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path, entry({**FUSION, **changes}, tasks=tasks))
+
+
+def test_fusion_association(put: Put, judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    criterion = {"type": "fusion_association", "measure": "disagreement", "player": "a player"}
+    assert judge(criterion).status == "not testable here"
+    for low, high, status in (
+        (0.2, 0.8, "replicated"),
+        (-0.2, 0.6, "partly replicated"),
+        (-0.6, -0.1, "not replicated"),
+    ):
+        found = stats.Interval((low + high) / 2, low, high, 0.95, "", {A: 5, COVERING: 5})
+        fuse(monkeypatch, best=[1.0])
+        monkeypatch.setattr(fusion_results, "association", lambda frame, measure, player, found=found: found)
+        verdict = judge(criterion)
+        assert verdict.status == status
+        assert verdict.numbers["disagreement"] == {"correlation": found.estimate, "low": low, "high": high}
+        assert "10 of them" in verdict.evidence
+    with pytest.raises(InputError, match="unknown difference of two policies 'distance'"):
+        read(tmp_path, entry({**criterion, "measure": "distance"}))
 
 
 def test_what_is_scored_can_be_named(put: Put, judge) -> None:

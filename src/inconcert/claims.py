@@ -21,15 +21,18 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from inconcert import envs, exhibits, fusion_trials, published, records, scaling
+from inconcert import envs, exhibits, fusion_results, fusion_trials, published, records, scaling
 from inconcert.config import TIERS, InputError, check_fields, unknown
 from inconcert.criteria import (
     CRITERIA,
+    Association,
+    Associations,
     Claim,
     Cost,
     Costs,
     FromRecords,
     Fusion,
+    FusionAssociation,
     FusionGain,
     Fusions,
     GrowsSlower,
@@ -167,9 +170,16 @@ def _parse(row: Mapping[str, Any], papers: Mapping[str, str], tasks: Sequence[st
     if isinstance(criterion, FusionGain):
         if not criterion.than or not claim.tasks:
             raise InputError(f"criterion type {kind} needs the field 'tasks' and at least one rival in 'than'")
+        played = {case.key for case in fusion_trials.CASES}
         for task in claim.tasks:
             if task not in fusion_trials.PAIRS:
                 raise unknown("task of the fusions", task, fusion_trials.PAIRS)
+            for case in criterion.cases(task):
+                if case.key not in played:
+                    teams = [team for where, team, moment in played if (where, moment) == (task, case.checkpoint)]
+                    raise unknown(f"team on {task}", case.key[1], sorted(teams))
+    if isinstance(criterion, FusionAssociation) and criterion.measure not in fusion_results.DIFFERENCES:
+        raise unknown("difference of two policies", criterion.measure, fusion_results.DIFFERENCES)
     if isinstance(criterion, PublishedCount) and not criterion.rivals:
         raise InputError("criterion field 'rivals' must name at least one column")
     return claim
@@ -217,7 +227,7 @@ def judge(claim: Claim, library: Library | None = None) -> Verdict:
         InputError: the claim names a function, a table, a column or a printed row that does not exist.
     """
     kind = CRITERIA[claim.type]
-    samples: Samples | Costs | Fusions = {}
+    samples: Samples | Costs | Fusions | Associations = {}
     damaged: list[str] = []
     if isinstance(claim.criterion, FromRecords):
         samples, missing, damaged = _collect(claim, library or Library())
@@ -232,6 +242,11 @@ def judge(claim: Claim, library: Library | None = None) -> Verdict:
     elif isinstance(claim.criterion, FusionGain):
         try:
             samples = _fused(claim, claim.criterion)
+        except (records.MissingRecord, records.CorruptRecord) as error:
+            return _not_measured(claim, error, fusion_trials.Trials)
+    elif isinstance(claim.criterion, FusionAssociation):
+        try:
+            samples = _associated(claim.criterion)
         except (records.MissingRecord, records.CorruptRecord) as error:
             return _not_measured(claim, error, fusion_trials.Trials)
     parts = kind.decide(claim, claim.criterion, samples)
@@ -322,14 +337,27 @@ def _fused(claim: Claim, criterion: FusionGain) -> Fusions:
         differences = {}
         for other in criterion.than:
             gaps, *before = (
-                fusion_trials.gains(record.frame, case, criterion.player)
-                - fusion_trials.gains(record.frame, case, other)
+                fusion_results.gains(record.frame, case, criterion.player)
+                - fusion_results.gains(record.frame, case, other)
                 for case in criterion.cases(task)
             )
             differences[other] = gaps - sum(before)
         source = Source(_relative_path(record.path), fusion_trials.TIER, len(gaps), record.freshness())
-        found["+".join(fusion_trials.PAIRS[task]), task] = Fusion(differences, source)
+        found[criterion.cases(task)[0].key[1], task] = Fusion(differences, source)
     return found
+
+
+def _associated(criterion: FusionAssociation) -> Associations:
+    """The association that a criterion judges.
+
+    Raises:
+        MissingRecord: not all pairs are fused yet.
+        CorruptRecord: the record is damaged.
+    """
+    record = fusion_trials.Trials.recorded()
+    found = fusion_results.association(record.frame, criterion.measure, criterion.player)
+    source = Source(_relative_path(record.path), fusion_trials.TIER, min(found.runs.values()), record.freshness())
+    return {(criterion.player, criterion.measure): Association(found, source)}
 
 
 def _setting(player: str, task: str, tier: str, criterion: FromRecords) -> tuple[str, str]:
@@ -362,7 +390,7 @@ def _untestable(
     return Verdict(claim, UNTESTABLE, ". ".join(notes) + ".", {}, sources, commands)
 
 
-def _caution(claim: Claim, samples: Samples | Costs | Fusions, damaged: list[str]) -> str:
+def _caution(claim: Claim, samples: Samples | Costs | Fusions | Associations, damaged: list[str]) -> str:
     notes = list(damaged)
     stale: dict[str, list[str]] = {}
     for (name, task), sample in samples.items():

@@ -335,21 +335,38 @@ class GrowsSlower:
 class FusionGain:
     """A fused player earns more than each of `than` over the same episodes, on each task.
 
-    The mean difference has a 95 % t interval, over the pairs of policies of the algorithms in `fusion_trials.PAIRS`,
-    above 0; a difference above 0 whose interval includes 0 counts 1/2. With `over` what is judged is the growth of that
-    difference from the checkpoint `over` to `checkpoint`. No run record is needed, but that of the fusions.
+    The mean difference has a 95 % t interval, over the teams of policies, above 0; a difference above 0 whose interval
+    includes 0 counts 1/2. With `over` what is judged is the growth of that difference from the checkpoint `over` to
+    `checkpoint`. No run record is needed, but that of the fusions.
     """
 
     player: str
-    """As in `fusion_trials.gains`."""
+    """As in `fusion_results.gains`."""
     than: tuple[str, ...]
     checkpoint: Literal["best", "early"] = "best"
     over: Literal["", "best", "early"] = ""
+    team: tuple[str, ...] = ()
+    """The algorithms that are fused; () for those of `fusion_trials.PAIRS`."""
 
     def cases(self, task: str) -> tuple[fusion_trials.Case, ...]:
         """What is read for a task."""
         moments = (self.checkpoint, self.over) if self.over else (self.checkpoint,)
-        return tuple(fusion_trials.Case(task, fusion_trials.PAIRS[task], moment) for moment in moments)
+        team = self.team or fusion_trials.PAIRS.get(task, ())
+        return tuple(fusion_trials.Case(task, team, moment) for moment in moments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionAssociation:
+    """The more two policies differ by `measure`, the more `player` gains by fusing them.
+
+    The rank correlation within tasks (`fusion_results.association`) has a 95 % interval above 0; a correlation above 0
+    whose interval includes 0 counts 1/2. Read from the record of the fusions.
+    """
+
+    measure: str
+    """A name in `fusion_results.DIFFERENCES`."""
+    player: str
+    """As in `fusion_results.gains`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,7 +391,7 @@ class PublishedCount:
     rivals: tuple[str, ...]
 
 
-Criterion = FromRecords | GrowsSlower | FusionGain | ExactValue | PublishedCount
+Criterion = FromRecords | GrowsSlower | FusionGain | FusionAssociation | ExactValue | PublishedCount
 
 
 @dataclass(frozen=True)
@@ -439,7 +456,14 @@ class Fusion(NamedTuple):
     """What the record of fusions says about a task."""
 
     differences: dict[str, stats.Floats]
-    """Rival -> for each pair of policies the mean difference to it (or its growth)."""
+    """Rival -> for each team of policies the mean difference to it (or its growth)."""
+    source: Source
+
+
+class Association(NamedTuple):
+    """How the gain of a player goes with a difference of the fused policies."""
+
+    interval: stats.Interval
     source: Source
 
 
@@ -459,7 +483,9 @@ Samples = Mapping[tuple[str, str], Sample]
 Costs = Mapping[tuple[str, str], Cost]
 """(algorithm, setting) -> cost."""
 Fusions = Mapping[tuple[str, str], Fusion]
-"""(pair of algorithms, task) -> what is known of it."""
+"""(team of algorithms, task) -> what is known of it."""
+Associations = Mapping[tuple[str, str], Association]
+"""(player, measure) -> their association."""
 
 
 def at(criterion: Any, algorithm: str, value: float) -> str:
@@ -771,11 +797,23 @@ def decide_fusion_gain(claim: Claim, criterion: FusionGain, fusions: Fusions) ->
         score, verdict = _side(gap, 0.0)
         text = (
             f"{criterion.player} of {title(pair)} on {task} against {other}: {_interval(gap, 3)} of return{growth} "
-            f"({found.source.seeds} pairs), {verdict} 0"
+            f"({found.source.seeds} teams), {verdict} 0"
         )
         numbers = {"difference": gap.estimate, "difference_low": gap.low, "difference_high": gap.high}
         parts.append(Part(f"{task}: {other}", score, text, numbers))
     return parts
+
+
+def decide_fusion_association(claim: Claim, criterion: FusionAssociation, associations: Associations) -> list[Part]:
+    """See `FusionAssociation`."""
+    found = associations[criterion.player, criterion.measure].interval
+    score, verdict = _side(found, 0.0)
+    text = (
+        f"rank correlation of the gain of {criterion.player} with {criterion.measure}: {_interval(found)} within tasks "
+        f"(seeds resampled, {sum(found.runs.values())} of them), {verdict} 0"
+    )
+    numbers = {"correlation": found.estimate, "low": found.low, "high": found.high}
+    return [Part(criterion.measure, score, text, numbers)]
 
 
 def decide_exact_value(claim: Claim, criterion: ExactValue, samples: Samples) -> list[Part]:
@@ -820,7 +858,7 @@ class Kind(NamedTuple):
 
     fields: type
     decide: Callable[[Claim, Any, Any], list[Part]]
-    """From the claim, its criterion and what that reads: `Samples`, `Costs`, `Fusions` or nothing."""
+    """From the claim, its criterion and what that reads: `Samples`, `Costs`, `Fusions`, `Associations` or nothing."""
     needs_threshold: bool = False
     compares: bool = True
     """Whether it sets at least two records side by side (if it reads any)."""
@@ -845,6 +883,7 @@ CRITERIA: dict[str, Kind] = {
     "late_growth": Kind(LateGrowth, decide_late_growth, needs_threshold=True, compares=False),
     "grows_slower": Kind(GrowsSlower, decide_grows_slower, needs_threshold=True),
     "fusion_gain": Kind(FusionGain, decide_fusion_gain),
+    "fusion_association": Kind(FusionAssociation, decide_fusion_association),
     "exact_value": Kind(ExactValue, decide_exact_value, needs_threshold=True),
     "published_count": Kind(PublishedCount, decide_published_count, needs_threshold=True),
 }

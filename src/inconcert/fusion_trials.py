@@ -19,14 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from inconcert import fused, policies, pools, provenance, records, runs
-from inconcert.config import InputError, unknown
+from inconcert.config import InputError
 from inconcert.fusion import KalmanFusion
 from inconcert.measurements import Measurements
 from inconcert.policies import Policy
@@ -87,7 +86,7 @@ class Case(NamedTuple):
 CASES: tuple[Case, ...] = (
     *(Case(task, pair, sweeps=True) for task, pair in PAIRS.items()),
     *(Case(task, pair, "early") for task, pair in PAIRS.items()),
-    *(Case(task, pair, sweeps=True) for task, pairs in OTHERS.items() for pair in pairs),
+    *(Case(task, pair) for task, pairs in OTHERS.items() for pair in pairs),
     *(Case(task, pair, "early") for task, pairs in OTHERS.items() for pair in pairs),
     *(Case(task, ("mappo", "happo", "hatrpo")) for task in OTHERS),
     *(Case(task, (name,) * 5) for task in OTHERS for name in ("mappo", "happo", "hatrpo")),
@@ -270,7 +269,7 @@ class Bench:
         })  # fmt: skip
 
 
-def play(case: Case, episodes: dict[fused.Split, int] | None = None, bar: Any = None) -> Iterator[pd.DataFrame]:
+def play(case: Case, episodes: dict[fused.Split, int] | None = None) -> Iterator[pd.DataFrame]:
     """All rows of a case, trial by trial; see `Bench.rows` for the columns.
 
     Families: "alone" (named by member; "primary" and the next best, "auxiliary", by role), "oracle" (the best of all
@@ -300,10 +299,18 @@ def play(case: Case, episodes: dict[fused.Split, int] | None = None, bar: Any = 
     tables = {"k 0", "k 1", "k 2", grid[0].name, "average"} | chosen
     if len(case.team) > 2:
         tables |= {trial.name for trial in listening}
+    off = {trial.name for trial in grid if dict(trial.options)["r2"] != bench.r2[0]}
     everything = [*tuned, *listening, *(readings(bench.actions, bench.r2) if case.sweeps else ())]
+    wanted = {trial.name for trial in everything} - off | chosen
     for trial in everything:
-        if case.sweeps or trial.name in tables:
+        if trial.name in (wanted if case.sweeps else tables):
             yield bench.rows(trial, "test")
+
+
+def best(rows: pd.DataFrame, families: tuple[str, ...]) -> str:
+    """The name with the largest mean gain over the seeds, among rows of one case's validation (the first of equals)."""
+    own = rows[rows["family"].isin(families)]
+    return str(own.groupby("name", sort=False)["gain"].mean().idxmax())
 
 
 # -------------------------------------------------------------------------------------------------------------- record
@@ -390,51 +397,3 @@ def extend(path: Path, cases: Iterable[Case] = CASES, restart: bool = False) -> 
             }  # fmt: skip
             records.write_atomic(path, records.to_bytes(frame, meta))
     return Trials.read(path)
-
-
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
-def of(frame: pd.DataFrame, case: Case, split: fused.Split = "test") -> pd.DataFrame:
-    """The rows of a case.
-
-    Raises:
-        MissingRecord: it is not played yet.
-    """
-    keys = {**dict(zip(KEYS, case.key, strict=True)), "split": split}
-    found = frame[np.logical_and.reduce([frame[name] == value for name, value in keys.items()])]
-    if found.empty:
-        task, team, checkpoint = case.key
-        raise records.MissingRecord(f"{team} ({checkpoint}) is not fused on {task} yet; do it with: {Trials.command}")
-    return found
-
-
-def best(rows: pd.DataFrame, families: tuple[str, ...]) -> str:
-    """The name with the largest mean gain over the seeds, among rows of one case's validation (the first of equals)."""
-    own = rows[rows["family"].isin(families)]
-    return str(own.groupby("name", sort=False)["gain"].mean().idxmax())
-
-
-PLAYERS: dict[str, tuple[str, ...]] = {"tuned KPF": KPF, "tuned weight": CONSTANT}
-"""Players that are chosen on validation episodes, and the families that they are chosen from."""
-PARENT = "better parent"
-"""The primary, which is the better parent on validation episodes."""
-
-
-def gains(frame: pd.DataFrame, case: Case, player: str) -> np.ndarray:
-    """`[S]` mean gains of a player over the better parent on test episodes.
-
-    Args:
-        player: a name in the record, a key of `PLAYERS`, or `PARENT`.
-
-    Raises:
-        InputError: an unknown player, or a case that is not played (`of`).
-    """
-    test = of(frame, case).sort_values("seed")
-    name = "primary" if player == PARENT else player
-    if player in PLAYERS:
-        name = best(of(frame, case, "validation"), PLAYERS[player])
-    own = test[test["name"] == name]
-    if own.empty:
-        raise unknown("player", player, dict.fromkeys([*PLAYERS, PARENT, *test["name"]]))
-    return own["gain"].to_numpy(dtype=float)

@@ -85,6 +85,22 @@ def test_a_closed_gate_adds_nothing():
         ensemble.bonus(calm, available, 1.0, signal="mean")
 
 
+def test_signals_of_one_scale():
+    values = torch.randn(8, 5, 4, dtype=torch.float64)
+    available = torch.rand(5, 4) < 0.7
+    available[0], available[1] = True, torch.tensor([True, False, False, False])
+    for signal in ("kurtosis", "variance"):
+        one = ensemble.bonus(values, available, 0.3, gated=False, signal=signal, unit=True)
+        other = ensemble.bonus(100 * values, available, 0.3, gated=False, signal=signal, unit=True)
+        torch.testing.assert_close(one, other)  # however large the values are
+        assert not one[~available].any()
+        assert one[0].std(correction=0).item() == pytest.approx(0.3)
+        assert one[0].mean().item() == pytest.approx(0, abs=1e-12)
+        assert not one[1].any()  # no choice, nothing to tell apart
+        raw = ensemble.bonus(values, available, 1.0, gated=False, signal=signal)
+        assert torch.equal(one[0].argsort(), raw[0].argsort())
+
+
 def test_corrected_kurtosis_needs_members():
     with pytest.raises(InputError, match="at least 4 members, not 3"):
         ensemble.excess_kurtosis(torch.randn(3, 2), corrected=True)

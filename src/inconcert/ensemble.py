@@ -93,6 +93,7 @@ def bonus(
     gated: bool = True,
     signal: str = "kurtosis",
     corrected: bool = False,
+    unit: bool = False,
 ) -> Tensor:
     """What is added to an agent's logits while it explores (Eqs 13 and 14): `[M, ..., A]` -> `[..., A]`.
 
@@ -102,12 +103,24 @@ def bonus(
         gated: only where `gate` is open; False always (the paper's variance arm, appendix F).
         signal: "kurtosis" (raw), or the members' "variance".
         corrected: of the gate.
+        unit: bring the signal to mean 0 and standard deviation 1 over an agent's available actions first, so that two
+            signals with the same beta move the logits equally far. All zero where they do not differ.
     """
     if signal not in ("kurtosis", "variance"):
         raise InputError(f"signal must be 'kurtosis' or 'variance', not {signal!r}")
     size = kurtosis(values) if signal == "kurtosis" else values.var(0, correction=0)
+    if unit:
+        size = _standardised(size, available)
     size = torch.where(available, scale * size, 0.0)
     return torch.where(gate(values, available, corrected).unsqueeze(-1), size, 0.0) if gated else size
+
+
+def _standardised(size: Tensor, available: Tensor) -> Tensor:
+    count = available.sum(-1, keepdim=True).clamp(min=1)
+    apart = torch.where(available, size, 0.0)
+    apart = torch.where(available, size - apart.sum(-1, keepdim=True) / count, 0.0)
+    spread = (apart.square().sum(-1, keepdim=True) / count).sqrt()
+    return torch.where(spread > 0, apart / spread.clamp(min=torch.finfo(size.dtype).tiny), 0.0)
 
 
 def bhattacharyya(values: Tensor, available: Tensor, dim: int = -1) -> Tensor:

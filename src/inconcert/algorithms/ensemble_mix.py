@@ -41,6 +41,9 @@ class Config(dop.Config):
     """What is added to the logits."""
     bonus_gate: Literal["printed", "corrected", "open"] = "printed"
     """When it is added: where the mean excess kurtosis is positive (Eq 13), where its unbiased estimate is, always."""
+    bonus_scaling: Literal["raw", "unit"] = "raw"
+    """raw: Eq 14. unit: the signal is first brought to standard deviation 1 over an agent's legal actions, so that
+    kurtosis and variance can be compared at one beta."""
     diversity: float = 0.001
     """C_2 of the Bhattacharyya term (Eq 16; Table 1: 0.001); 0 leaves it out."""
     diversity_clip: float = 0.1
@@ -75,6 +78,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "off-only": {"off_actor": 1.0},
     "variance": {"bonus_signal": "variance", "bonus_gate": "open"},
     "corrected": {"bonus_gate": "corrected"},
+    # the same, scaled fairly: both signals ungated, one standard deviation moves a logit by 0.3
+    **{
+        f"unit-{signal}": {"bonus_signal": signal, "bonus_gate": "open", "bonus_scaling": "unit", "bonus": 0.3}
+        for signal in ("kurtosis", "variance")
+    },
     # Figure 6, and the controls that are missing there
     **{f"beta{value:g}": {"bonus": value * 0.001} for value in (0, 10, 100)},
     **{f"c{value:g}": {"on_weight": value} for value in (0.1, 0.9)},
@@ -107,7 +115,8 @@ class Learner(dop.Learner):
         values = self.critics(obs, state).movedim(1, 0).movedim(2, -1)  # [M, S, E, N, A]
         corrected = config.bonus_gate == "corrected"
         gated = config.bonus_gate != "open"
-        more = ensemble.bonus(values, available, config.bonus, gated, config.bonus_signal, corrected)
+        unit = config.bonus_scaling == "unit"
+        more = ensemble.bonus(values, available, config.bonus, gated, config.bonus_signal, corrected, unit)
         most, least = more.amax(-1).flatten(1), more.masked_fill(~available, torch.inf).amin(-1).flatten(1)
         self.played.add({"gate_open": (most > 0).float().mean(1), "bonus_range": (most - least).mean(1)})
         return more

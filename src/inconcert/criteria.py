@@ -796,8 +796,8 @@ def decide_fusion_gain(claim: Claim, criterion: FusionGain, fusions: Fusions) ->
         gap = stats.mean_ci(found.differences[other], method="t")
         score, verdict = _side(gap, 0.0)
         text = (
-            f"{criterion.player} of {title(pair)} on {task} against {other}: {_interval(gap, 3)} of return{growth} "
-            f"({found.source.seeds} teams), {verdict} 0"
+            f"{_fused(criterion.player)} of {title(pair)} on {task} against {other}: {_interval(gap, 3)} of "
+            f"return{growth} ({found.source.seeds} teams), {verdict} 0"
         )
         numbers = {"difference": gap.estimate, "difference_low": gap.low, "difference_high": gap.high}
         parts.append(Part(f"{task}: {other}", score, text, numbers))
@@ -903,6 +903,11 @@ def title(player: str, variant: str = "") -> str:
     algorithm, _, own = player.partition("@")
     name, shown = {"ensemble_mix": "Ensemble-MIX"}.get(algorithm, algorithm.upper()), own or variant
     return f"{name}@{shown}" if shown else name
+
+
+def _fused(player: str) -> str:
+    """How evidence names a fused player: a filter by its setting, or a name that speaks for itself."""
+    return f"KPF ({player})" if player.startswith(("alpha ", "k ")) else player
 
 
 def _name(player: str, criterion: FromRecords) -> str:

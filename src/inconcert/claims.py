@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,21 +234,13 @@ def judge(claim: Claim, library: Library | None = None) -> Verdict:
         lonely = [f"{title(name)} on {task}" for (name, task), sample in samples.items() if len(sample.values) < 2]
         if missing or lonely:
             return _untestable(claim, samples, missing, damaged, lonely)
-    elif isinstance(claim.criterion, GrowsSlower):
+    elif type(claim.criterion) in _MEASURED:
+        read, measurements = _MEASURED[type(claim.criterion)]
         try:
-            samples = _measured(claim.criterion)
+            samples = read(claim, claim.criterion)
         except (records.MissingRecord, records.CorruptRecord) as error:
-            return _not_measured(claim, error, scaling.UpdateCosts)
-    elif isinstance(claim.criterion, FusionGain):
-        try:
-            samples = _fused(claim, claim.criterion)
-        except (records.MissingRecord, records.CorruptRecord) as error:
-            return _not_measured(claim, error, fusion_trials.Trials)
-    elif isinstance(claim.criterion, FusionAssociation):
-        try:
-            samples = _associated(claim.criterion)
-        except (records.MissingRecord, records.CorruptRecord) as error:
-            return _not_measured(claim, error, fusion_trials.Trials)
+            evidence = f"{str(error)[0].upper()}{str(error)[1:]}."
+            return Verdict(claim, UNTESTABLE, evidence, {}, (), (measurements.command,))
     parts = kind.decide(claim, claim.criterion, samples)
     scores = {part.score for part in parts}
     status = STATUSES[0] if scores == {1.0} else STATUSES[2] if scores == {0.0} else STATUSES[1]
@@ -297,12 +289,7 @@ def _collect(claim: Claim, library: Library) -> tuple[dict[tuple[str, str], Samp
     return samples, missing, damaged
 
 
-def _not_measured(claim: Claim, error: Exception, measurements: type[Measurements]) -> Verdict:
-    evidence = f"{str(error)[0].upper()}{str(error)[1:]}."
-    return Verdict(claim, UNTESTABLE, evidence, {}, (), (measurements.command,))
-
-
-def _measured(criterion: GrowsSlower) -> Costs:
+def _measured(claim: Claim, criterion: GrowsSlower) -> Costs:
     """The costs that a criterion compares.
 
     Raises:
@@ -347,7 +334,7 @@ def _fused(claim: Claim, criterion: FusionGain) -> Fusions:
     return found
 
 
-def _associated(criterion: FusionAssociation) -> Associations:
+def _associated(claim: Claim, criterion: FusionAssociation) -> Associations:
     """The association that a criterion judges.
 
     Raises:
@@ -358,6 +345,14 @@ def _associated(criterion: FusionAssociation) -> Associations:
     found = fusion_results.association(record.frame, criterion.measure, criterion.player)
     source = Source(_relative_path(record.path), fusion_trials.TIER, min(found.runs.values()), record.freshness())
     return {(criterion.player, criterion.measure): Association(found, source)}
+
+
+_MEASURED: dict[type, tuple[Callable[[Claim, Any], Costs | Fusions | Associations], type[Measurements]]] = {
+    GrowsSlower: (_measured, scaling.UpdateCosts),
+    FusionGain: (_fused, fusion_trials.Trials),
+    FusionAssociation: (_associated, fusion_trials.Trials),
+}
+"""Criteria that are judged by measurements: what reads them, and which."""
 
 
 def _setting(player: str, task: str, tier: str, criterion: FromRecords) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from inconcert import fused, records, stats
 from inconcert.config import unknown
@@ -95,17 +96,20 @@ def association(frame: pd.DataFrame, measure: str, player: str) -> stats.Interva
         MissingRecord: as `pairs`.
     """
     points = pairs(frame, player)
-    seeds = {str(task): np.sort(own["seed"].unique()) for task, own in points.groupby("task")}
+    tables = {
+        str(task): own.pivot_table(index=KEYS[1:], columns="seed", values=[measure, player])
+        for task, own in points.groupby("task")
+    }
+    values = {task: np.stack([own[name].to_numpy() for name in (measure, player)]) for task, own in tables.items()}
 
     def correlation(drawn: Mapping[str, np.ndarray]) -> float:
         ranked = []
         for task, places in drawn.items():
-            own = points[points["task"] == task].set_index("seed")[[measure, player]]
-            taken = own.loc[seeds[task][np.asarray(places, dtype=int)]].rank()
-            ranked.append(taken - taken.mean())
-        x, y = pd.concat(ranked).to_numpy().T
+            ranks = rankdata(values[task][:, :, np.asarray(places, dtype=int)].reshape(2, -1), axis=1)
+            ranked.append(ranks - ranks.mean(1, keepdims=True))
+        x, y = np.concatenate(ranked, 1)
         scale = float(np.sqrt((x @ x) * (y @ y)))
         return float(x @ y) / scale if scale else 0.0
 
-    places = {task: np.arange(len(own), dtype=float) for task, own in seeds.items()}
+    places = {task: np.arange(own.shape[2], dtype=float) for task, own in values.items()}
     return stats.bootstrap(places, correlation, reps=1000, vectorised=False)

@@ -36,6 +36,13 @@ PARENT = "better parent"
 """The primary, which is the better parent on validation episodes."""
 
 
+def chosen(frame: pd.DataFrame, case: Case, player: str) -> str:
+    """The name in the record that a player stands for: arguments as those of `gains`."""
+    if player in PLAYERS:
+        return best(of(frame, case, "validation"), PLAYERS[player])
+    return "primary" if player == PARENT else player
+
+
 def gains(frame: pd.DataFrame, case: Case, player: str) -> np.ndarray:
     """`[S]` mean gains of a player over the better parent on test episodes.
 
@@ -46,10 +53,7 @@ def gains(frame: pd.DataFrame, case: Case, player: str) -> np.ndarray:
         InputError: an unknown player, or a case that is not played (`of`).
     """
     test = of(frame, case).sort_values("seed")
-    name = "primary" if player == PARENT else player
-    if player in PLAYERS:
-        name = best(of(frame, case, "validation"), PLAYERS[player])
-    own = test[test["name"] == name]
+    own = test[test["name"] == chosen(frame, case, player)]
     if own.empty:
         raise unknown("player", player, dict.fromkeys([*PLAYERS, PARENT, *test["name"]]))
     return own["gain"].to_numpy(dtype=float)

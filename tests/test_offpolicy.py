@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from inconcert import envs, offpolicy
-from inconcert.algorithms import dop
+from inconcert import envs, evaluate, offpolicy
+from inconcert.algorithms import dop, qmix
 from inconcert.config import InputError
 
 SMALL = {
@@ -19,14 +19,16 @@ def config(**changes):
     return dop.Config(**{**SMALL, **changes})
 
 
-def test_a_piece_holds_what_happened():
+@pytest.mark.parametrize("last_action", [False, True])
+def test_a_piece_holds_what_happened(last_action):
     """Against the environment played again: cut episodes, their last situation, and where the next one begins."""
-    cfg = config(task="predator_prey/4x1-3", env_options={"episode_limit": 7}, rollout=6)
+    cfg = config(task="predator_prey/4x1-3", env_options={"episode_limit": 7}, rollout=6, last_action=last_action)
     env, again = (envs.make(cfg.task, cfg.num_envs, cfg.seeds, **cfg.env_options) for _ in range(2))
     learner = dop.Learner(cfg, env.spec, "cpu")
     start = torch.ones(2, cfg.num_envs, dtype=torch.bool)
     now = {"step": env.reset(), "start": start, **learner.memories(cfg.num_envs)}
     step, cuts, ends = again.reset(), 0, 0
+    last = torch.full((8, env.spec.num_agents), -1)
     for update in (1, 2, 3):
         data = offpolicy.collect(learner, env, now, update)
         data = {
@@ -39,6 +41,9 @@ def test_a_piece_holds_what_happened():
             assert data["filled"][rows, slot].all()
             for name, value in (("obs", step.obs), ("state", step.state), ("available", step.available)):
                 assert torch.equal(data[name][rows, slot], value)
+            if last_action:
+                assert torch.equal(data["last"][rows, slot], last)
+            last = data["action"][rows, slot]
             step = again.step(data["action"][rows, slot])
             assert torch.equal(data["reward"][rows, slot], step.reward.mean(1))
             assert torch.equal(data["done"][rows, slot], step.terminated)
@@ -47,13 +52,80 @@ def test_a_piece_holds_what_happened():
                 assert not data["filled"][row, slot[row]]
                 assert torch.equal(data["obs"][row, slot[row]], step.final_obs[row])
                 assert torch.equal(data["state"][row, slot[row]], step.final_state[row])
+                if last_action:
+                    assert torch.equal(data["last"][row, slot[row]], last[row])
                 slot[row] += 1
                 cuts += 1
+            last = last.masked_fill((step.terminated | step.truncated).unsqueeze(1), -1)
             ends += int(step.terminated.sum())
             assert torch.equal(data["start"][rows, slot], step.terminated | step.truncated)
         assert torch.equal(data["obs"][rows, slot], step.obs)
     assert cuts
     assert ends
+
+
+@pytest.mark.parametrize("network", ["gru", "mlp"])
+@pytest.mark.parametrize("module", [dop, qmix])
+def test_agents_that_see_their_last_action_learn_from_what_they_saw(module, network):
+    """The policy of the stored pieces is the one that played them; evaluated, it remembers as it did in training."""
+    own = {} if module is dop else {"epsilon_start": 0.3}
+    kept = {name: value for name, value in SMALL.items() if module is dop or name in qmix.Config.__dataclass_fields__}
+    cfg = module.Config(**{**kept, **own, "network": network, "last_action": True, "seeds": (3,)})
+    env = envs.make(cfg.task, cfg.num_envs, cfg.seeds)
+    learner = module.Learner(cfg, env.spec, "cpu")
+    assert learner.networks[learner.deployed].inner.weight.shape[1] == 3 + env.spec.obs_size + env.spec.num_actions
+    with torch.no_grad():
+        for p in learner.networks[learner.deployed].parameters():
+            p.add_(0.5 * torch.randn(p.shape))
+    now = {
+        "step": env.reset(),
+        "start": torch.ones(1, cfg.num_envs, dtype=torch.bool),
+        **learner.memories(cfg.num_envs),
+    }
+    for update in (1, 2):  # the second piece begins within an episode
+        learner.replay.store(offpolicy.collect(learner, env, now, update), update)
+        b = learner.replay.latest(update, 4)
+        epsilon = cfg.epsilon(update)
+        if module is dop:
+            log_probs = learner.policy(b, epsilon)
+        else:
+            best = learner.values(learner.agents.network, b).argmax(-1, keepdim=True)
+            log_probs = torch.full(b["available"].shape, -torch.inf).scatter(-1, best, 0.0)
+            log_probs = offpolicy.keep_floor(log_probs, b["available"], epsilon)
+        again = log_probs.gather(-1, b["action"].unsqueeze(-1)).squeeze(-1)[b["filled"]]
+        torch.testing.assert_close(again, b["log_prob"][b["filled"]])
+    # the player, given the memory that training had, does what the network does without exploration
+    step, start = now["step"], now["start"]
+    action, memory = learner(step, start, (now["memory"], now["last"]), None)
+    last = now["last"].masked_fill(start.unsqueeze(-1), -1)
+    seen = offpolicy.sight(cfg, env.spec, step.obs, last)
+    actors = learner.actors if module is dop else learner.agents
+    outputs, _ = actors.network.step(
+        actors.stack(actors.observe(seen)), actors.stack(now["memory"]), actors.spread(start)
+    )
+    legal = step.available.unflatten(0, start.shape)
+    assert torch.equal(action, actors.unstack(outputs).masked_fill(~legal, -torch.inf).argmax(-1))
+    assert torch.equal(memory[1], action)
+
+
+def test_policies_are_also_judged_where_the_short_corridor_is_closed(monkeypatch):
+    asked = []
+
+    def play(player, task, options, seeds, episodes, phase, index, mode, device):
+        shut = envs.make(task, 2, seeds, device, **options).closed
+        asked.append((phase, index, mode, bool(shut.all())))
+        return evaluate.play(player, task, options, seeds, episodes, phase, index, mode, device)
+
+    monkeypatch.setattr(offpolicy, "play", play)
+    changes = {"seeds": (0,), "updates": 2, "eval_every": 1, "eval_episodes": 3, "final_episodes": 4}
+    cfg = dop.configure("two_corridors/3-7", "smoke", **changes)
+    assert cfg.env_options == {"closes_after": cfg.steps_per_update * dop.SMOKE["updates"] // 2}
+    run = list(dop.train(cfg))
+    assert [tuple(one.outcomes["closed"]["won"].shape) for one in run] == [(1, 3)] * 3 + [(1, 4)] * 2
+    assert [one[:2] for one in asked] == [(one.phase, one.update) for one in run]
+    assert all(one[2:] == ("sampled", True) for one in asked)
+    with pytest.raises(InputError, match="eval_point"):
+        dataclasses.replace(cfg, eval_point="before")
 
 
 def test_the_replay_keeps_the_newest():

@@ -14,8 +14,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from inconcert import envs, onpolicy, stacked
 from inconcert.actors import Core
 from inconcert.config import InputError
-from inconcert.evaluate import Evaluation, Player, State
+from inconcert.evaluate import Evaluation, Player, State, play
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,10 @@ class Config(onpolicy.Config):
     """Of the agents, which share it, told apart by a one-hot id. gru: layer, GRU, layer, head; mlp: no GRU."""
     hidden: int = 64
     """Units of every hidden layer of the agents (DOP's code)."""
+    last_action: bool = False
+    """Agents also see their own last action, one-hot (DOP's and PyMARL's code)."""
+    also: dict[str, dict[str, str | bool | int | float]] = field(default_factory=dict)
+    """Options of the environment that every evaluation is repeated under, by the name that a record has them under."""
     reward_scale: float = 1.0
     """Factor of the rewards that are learnt from; evaluations and records have the world's own."""
     memory_gb: float = 16.0
@@ -82,6 +86,8 @@ class Config(onpolicy.Config):
                 )
         if self.capacity < self.num_envs or self.capacity % self.num_envs:
             raise InputError(f"capacity must be a multiple of num_envs = {self.num_envs}, not {self.capacity}")
+        if self.also and self.eval_point != "after":
+            raise InputError("also needs eval_point 'after': it is evaluated with the parameters just trained")
         for name in ("off_batch", "epochs", "target_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -95,6 +101,10 @@ class Config(onpolicy.Config):
         """A piece is the unit that is shuffled."""
         return self.rollout
 
+    def seen(self, spec: envs.Spec) -> envs.Spec:
+        """What the agents see of a task: its observations, and their last action where that is asked for."""
+        return dataclasses.replace(spec, obs_size=spec.obs_size + spec.num_actions) if self.last_action else spec
+
     @property
     def agent_memory(self) -> int:
         """Size of an agent's hidden state, 0 for networks without memory."""
@@ -104,6 +114,26 @@ class Config(onpolicy.Config):
         """Exploration in the update number `update`, counted from 1."""
         done = min(1.0, (update - 1) * self.steps_per_update / max(1, self.epsilon_steps))
         return self.epsilon_start + done * (self.epsilon_end - self.epsilon_start)
+
+
+def tiers(
+    build: Callable[..., Config],
+    task: str,
+    smoke: Mapping[str, Any],
+    laptop: Mapping[str, Any],
+    paper: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """The settings of the tiers for a task.
+
+    Where the short corridor closes, it does so at half-time, and every policy is also judged behind the closed one.
+    """
+    named = {"smoke": dict(smoke), "laptop": dict(laptop), "paper": dict(paper)}
+    if task.startswith("two_corridors/"):
+        for fields in named.values():
+            config = build(**fields)
+            fields["env_options"] = {"closes_after": config.updates * config.steps_per_update // 2}
+            fields["also"] = {"closed": {"corridor": "closed"}}
+    return named
 
 
 # ------------------------------------------------------------------------------------------------------------- replay
@@ -118,7 +148,8 @@ def layout(config: Config, spec: envs.Spec) -> Layout:
         raise InputError(f"rollout must be at most the {spec.episode_limit} steps of an episode, not {config.rollout}")
     t, n = config.rollout + 2, spec.num_agents
     flag, number = torch.bool, torch.float32
-    return {
+    last: Layout = {"last": ((t, n), torch.int16)} if config.last_action else {}
+    return last | {
         "obs": ((t, n, spec.obs_size), number), "state": ((t, spec.state_size), number),
         "available": ((t, n, spec.num_actions), flag), "action": ((t, n), torch.int16),
         "log_prob": ((t, n), number), "reward": ((t,), number), "done": ((t,), flag), "start": ((t,), flag),
@@ -196,7 +227,8 @@ class Replay(nn.Module):
         places = (update * self.config.num_envs - 1 - ages) % self.config.capacity  # [S, B]
         rows, places = (x.to(self.filled.device) for x in (self.rows, places))
         batch = {name: buffer[rows, places] for name, buffer in self.named_buffers()}
-        batch["action"] = batch["action"].long()
+        for name in batch.keys() & {"action", "last"}:
+            batch[name] = batch[name].long()
         return {name: x if name == "memory" else x.transpose(1, 2).contiguous() for name, x in batch.items()}
 
     filled: Tensor  # [S, C, T] bool, like the others of `layout`
@@ -220,6 +252,27 @@ class Actor(Protocol):
         """Actions `[S, E, N]` of the behaviour policy and their log-probabilities; moves the memory in `now` on."""
 
 
+def sight(config: Config, spec: envs.Spec, obs: Tensor, last: Tensor | None) -> Tensor:
+    """What the agents see of their observations `[*, N, O]`.
+
+    Args:
+        last: `[..., N]` their last actions, -1 where there is none; None: nobody has one.
+    """
+    if not config.last_action:
+        return obs
+    actions = torch.arange(spec.num_actions, device=obs.device)
+    shape = (*obs.shape[:-1], spec.num_actions)
+    one_hot = obs.new_zeros(shape) if last is None else (last.unsqueeze(-1) == actions).to(obs.dtype).view(shape)
+    return torch.cat([obs, one_hot], -1)
+
+
+def memories(config: Config, blank: Tensor) -> State:
+    """What the agents remember before an episode begins: hidden states `blank [S, E, N, H]`, and, where they see their
+    last actions, none of those."""
+    last = {"last": blank.new_full(blank.shape[:-1], -1, dtype=torch.int64)} if config.last_action else {}
+    return {"memory": blank} | last
+
+
 @torch.no_grad()
 def collect(learner: Actor, env: envs.VectorEnv, now: dict[str, Any], update: int) -> State:
     """Play one piece in every environment from `now`, moving `now` on.
@@ -236,8 +289,12 @@ def collect(learner: Actor, env: envs.VectorEnv, now: dict[str, Any], update: in
     kept: dict[str, list[Tensor]] = {name: [] for name in ("action", "log_prob", "reward", "done", "start")}
     cut_at = torch.full(shape, steps, device=device)
     cut: State = {}
+    before: list[Tensor] = []
     for t in range(steps):
         step, start = now["step"], now["start"]
+        if config.last_action:
+            now["last"] = now["last"].masked_fill(start.unsqueeze(-1), -1)
+            before.append(now["last"])
         action, log_prob = learner.act(now, u[:, t], config.epsilon(update))
         after = env.step(action.flatten(0, 1))
         terminated, truncated = after.terminated.view(shape), after.truncated.view(shape)
@@ -248,11 +305,13 @@ def collect(learner: Actor, env: envs.VectorEnv, now: dict[str, Any], update: in
             kept[name].append(value)
         seen.append(step)
         now["step"], now["start"] = after, terminated | truncated
+        if config.last_action:
+            now["last"] = action
         if bool(truncated.any()):
             # what would be legal after a cut nobody says: the moment before stands in
-            last = {"obs": after.final_obs, "state": after.final_state, "available": step.available}
-            for name, value in last.items():
-                value = value.unflatten(0, shape)
+            end = {"obs": after.final_obs, "state": after.final_state, "available": step.available}
+            end = {name: value.unflatten(0, shape) for name, value in end.items()} | {"last": action}
+            for name, value in end.items():
                 flags = truncated.view(*shape, *[1] * (value.dim() - 2))
                 cut[name] = torch.where(flags, value, cut.get(name, value))
             cut_at = torch.where(truncated, t, cut_at)
@@ -265,6 +324,9 @@ def collect(learner: Actor, env: envs.VectorEnv, now: dict[str, Any], update: in
     for name in ("obs", "state", "available"):
         parts = [getattr(step, name).unflatten(0, shape) for step in (*seen, now["step"])]
         data[name] = torch.stack([*parts, cut.get(name, parts[-1])], 1)[index]
+    if config.last_action:
+        latest = now["last"].masked_fill(now["start"].unsqueeze(-1), -1)
+        data["last"] = torch.stack([*before, latest, cut.get("last", latest)], 1)[index]
     for name, values in kept.items():
         rest = torch.zeros_like(values[0])
         after_last = now["start"] if name == "start" else rest
@@ -294,11 +356,24 @@ def train(
     """Train all seeds of `config` side by side; see `onpolicy.train`.
 
     The outcomes of an evaluation on the curve also hold "training": each diagnostic's mean since the evaluation before,
-    `[S, 1]`, so that a record keeps them.
+    `[S, 1]`, so that a record keeps them; and all hold what `config.also` asks for.
     """
-    for evaluation in onpolicy.train(build, config, device, state, collect):
-        more = {name: value.unsqueeze(1).cpu() for name, value in evaluation.metrics.items()}
-        outcomes = {**evaluation.outcomes, "training": more} if more else evaluation.outcomes
+    learners: list[Any] = []
+
+    def remember(*arguments: Any) -> Any:
+        learners.append(build(*arguments))
+        return learners[0]
+
+    for evaluation in onpolicy.train(remember, config, device, state, collect):
+        outcomes = dict(evaluation.outcomes)
+        episodes = config.eval_episodes if evaluation.phase == "curve" else config.final_episodes
+        for name, options in config.also.items():
+            outcomes[name] = play(
+                learners[0], config.task, config.env_options | options, config.seeds, episodes, evaluation.phase,
+                evaluation.update, config.eval_modes[0], device,
+            )  # fmt: skip
+        if evaluation.metrics:
+            outcomes["training"] = {name: value.unsqueeze(1).cpu() for name, value in evaluation.metrics.items()}
         yield dataclasses.replace(evaluation, outcomes=outcomes)
 
 

@@ -82,15 +82,16 @@ LAPTOP: dict[str, Any] = {
 """Small tier for all algorithms of this chapter: short pieces, no recurrence, narrow critics, larger steps."""
 LAPTOP_OF: dict[str, dict[str, Any]] = {
     "macf/2cars": {"updates": 1600, "eval_every": 160, "td_lambda": 0.95, "target_every": 40, "reward_scale": 0.01},
+    "two_corridors/3-7": {"updates": 1600},
 }  # fmt: skip
-"""Tasks with a laptop tier of their own. Car following: returns of minus thousands, and an acceleration is felt only
-many steps later."""
+"""Tasks with a laptop tier of their own. Two corridors: twice the time, for the way changes at half of it. Car
+following: returns of minus thousands, and an acceleration is felt only many steps later."""
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "updates": 12, "eval_every": 4, "capacity": 64, "eval_episodes": 8,
     "final_episodes": 16, "epsilon_steps": 500,
 }  # fmt: skip
-PAPER: dict[str, Any] = {"seeds": (0, 1, 2)}
-"""The paper has three seeds."""
+PAPER: dict[str, Any] = {"seeds": (0, 1, 2), "last_action": True}
+"""The paper has three seeds; what the agents see is as in DOP's code."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "gamma984": {"gamma": 0.984},  # what a typical k of Ensemble-MIX makes of the discount
@@ -101,7 +102,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def tiers(task: str) -> dict[str, dict[str, Any]]:
     """The settings of the tiers for a task."""
-    return {"smoke": SMOKE, "laptop": LAPTOP | LAPTOP_OF.get(task, {}), "paper": PAPER}
+    return offpolicy.tiers(Config, task, SMOKE, LAPTOP | LAPTOP_OF.get(task, {}), PAPER)
 
 
 def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config:
@@ -268,7 +269,7 @@ class Learner:
 
     def __init__(self, config: Config, spec: envs.Spec, device: str, members: int = 1, off_actor: float = 0.0) -> None:
         self.config, self.spec, self.off_actor = config, spec, off_actor
-        self.actors = Actors(config.seeds, spec, config.hidden, config.network, "shared", device)
+        self.actors = Actors(config.seeds, config.seen(spec), config.hidden, config.network, "shared", device)
         self.replay = offpolicy.Replay(config, spec).to(device)
         streams = stacked.generators((stacked.derive(seed, "critic") for seed in config.seeds), members)
         self.critics = Critics(spec, config.critic_hidden, members, streams).to(device)
@@ -290,16 +291,24 @@ class Learner:
     # ------------------------------------------------------------------------------------------------- acting
 
     def memories(self, envs_per_seed: int) -> State:
-        return {"memory": self.actors.blank(envs_per_seed)}
+        return offpolicy.memories(self.config, self.actors.blank(envs_per_seed))
 
-    def __call__(self, step: envs.Step, start: Tensor, memory: Any, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.actors(step, start, memory, uniform)
+    def __call__(self, step: envs.Step, start: Tensor, memory: Any, uniform: Tensor | None) -> tuple[Tensor, Any]:
+        h, last = (None, None) if memory is None else (memory[0], memory[1].masked_fill(start.unsqueeze(-1), -1))
+        action, h = self.actors(step._replace(obs=self.sight(step.obs, last)), start, h, uniform)
+        return action, (h, action)
+
+    def sight(self, obs: Tensor, last: Tensor | None) -> Tensor:
+        """See `offpolicy.sight`."""
+        return offpolicy.sight(self.config, self.spec, obs, last)
 
     def act(self, now: dict[str, Any], uniform: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """Actions `[S, E, N]` and their log-probabilities; see `offpolicy.collect`."""
         step, start = now["step"], now["start"]
         available = step.available.unflatten(0, start.shape)
-        log_probs, now["memory"] = self.actors.step(self.actors.observe(step.obs), available, start, now["memory"])
+        log_probs, now["memory"] = self.actors.step(
+            self.actors.observe(self.sight(step.obs, now.get("last"))), available, start, now["memory"]
+        )
         more = self.bonus(step, available)
         if more is not None:
             log_probs = masked_log_softmax(log_probs + more, available)
@@ -340,7 +349,8 @@ class Learner:
 
     def policy(self, b: State, epsilon: float) -> Tensor:
         """Log-probabilities `[S, T, B, N, A]` of the actors, with the floor that they explore with."""
-        seen = self.actors.observe(b["obs"].flatten(0, 2)).unflatten(1, b["start"].shape[1:])
+        seen = self.sight(b["obs"].flatten(0, 2), b.get("last"))
+        seen = self.actors.observe(seen).unflatten(1, b["start"].shape[1:])
         log_probs = self.actors.log_probs(seen, b["available"], b["memory"], b["start"])
         return keep_floor(log_probs, b["available"], epsilon)
 

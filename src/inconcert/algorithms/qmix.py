@@ -53,6 +53,7 @@ LAPTOP: dict[str, Any] = {
 """Small tier: as many steps, gradient steps and pieces as DOP."""
 LAPTOP_OF: dict[str, dict[str, Any]] = {
     "macf/2cars": {"updates": 1600, "eval_every": 160, "target_every": 40, "reward_scale": 0.01},
+    "two_corridors/3-7": {"updates": 1600},
 }  # fmt: skip
 """Tasks with a laptop tier of their own."""
 SMOKE: dict[str, Any] = {
@@ -65,7 +66,8 @@ VARIANTS: dict[str, dict[str, Any]] = {"": {}}
 
 def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config:
     """The setting of a tier ("smoke", "laptop", "paper") for a task, a named variant, and single changes on top."""
-    tiers = {"smoke": SMOKE, "laptop": LAPTOP | LAPTOP_OF.get(task, {}), "paper": {"seeds": (0, 1, 2)}}
+    paper = {"seeds": (0, 1, 2), "last_action": True}
+    tiers = offpolicy.tiers(Config, task, SMOKE, LAPTOP | LAPTOP_OF.get(task, {}), paper)
     return onpolicy.settle(Config, task, tier, tiers, VARIANTS.get(variant, {}), changes)
 
 
@@ -99,7 +101,7 @@ class Learner:
 
     def __init__(self, config: Config, spec: envs.Spec, device: str) -> None:
         self.config, self.spec = config, spec
-        self.agents = Actors(config.seeds, spec, config.hidden, config.network, "shared", device)
+        self.agents = Actors(config.seeds, config.seen(spec), config.hidden, config.network, "shared", device)
         self.replay = offpolicy.Replay(config, spec).to(device)
         streams = stacked.generators(stacked.derive(seed, "mixer") for seed in config.seeds)
         self.mixer = Mixer(spec, config.mixer_hidden, streams).to(device)
@@ -115,26 +117,32 @@ class Learner:
         )
 
     def memories(self, envs_per_seed: int) -> State:
-        return {"memory": self.agents.blank(envs_per_seed)}
+        return offpolicy.memories(self.config, self.agents.blank(envs_per_seed))
+
+    def sight(self, obs: Tensor, last: Tensor | None) -> Tensor:
+        """See `offpolicy.sight`."""
+        return offpolicy.sight(self.config, self.spec, obs, last)
 
     @torch.no_grad()
-    def best(self, step: envs.Step, start: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def best(self, step: envs.Step, start: Tensor, memory: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
         """The best legal actions as log-probabilities `[S, E, N, A]` of 0 and -inf, and the next memory."""
         agents = self.agents
-        seen = agents.stack(agents.observe(step.obs))
+        seen = agents.stack(agents.observe(self.sight(step.obs, last)))
         values, h = agents.network.step(seen, agents.stack(memory), agents.spread(start))
         available = step.available.unflatten(0, start.shape)
         values = agents.unstack(values).masked_fill(~available, -torch.inf)
         chosen = nn.functional.one_hot(values.argmax(-1), self.spec.num_actions).bool()
         return torch.zeros_like(values).masked_fill(~chosen, -torch.inf), agents.unstack(h)
 
-    def __call__(self, step: envs.Step, start: Tensor, memory: Any, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-        log_probs, memory = self.best(step, start, self.agents.blank(start.shape[1]) if memory is None else memory)
-        return log_probs.argmax(-1), memory
+    def __call__(self, step: envs.Step, start: Tensor, memory: Any, uniform: Tensor | None) -> tuple[Tensor, Any]:
+        h, last = (self.agents.blank(start.shape[1]), None) if memory is None else memory
+        log_probs, h = self.best(step, start, h, None if last is None else last.masked_fill(start.unsqueeze(-1), -1))
+        action = log_probs.argmax(-1)
+        return action, (h, action)
 
     def act(self, now: dict[str, Any], uniform: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """Actions `[S, E, N]` and their log-probabilities; see `offpolicy.collect`."""
-        log_probs, now["memory"] = self.best(now["step"], now["start"], now["memory"])
+        log_probs, now["memory"] = self.best(now["step"], now["start"], now["memory"], now.get("last"))
         log_probs = keep_floor(log_probs, now["step"].available.unflatten(0, now["start"].shape), epsilon)
         action = choose(log_probs, uniform)
         return action, taken(log_probs, action)
@@ -153,7 +161,8 @@ class Learner:
     def values(self, network: Network, b: State) -> Tensor:
         """The agents' values `[S, T, B, N, A]`, -inf where an action is not legal."""
         agents = self.agents
-        seen = agents.stack(agents.observe(b["obs"].flatten(0, 2)).unflatten(1, b["start"].shape[1:]))
+        seen = self.sight(b["obs"].flatten(0, 2), b.get("last"))
+        seen = agents.stack(agents.observe(seen).unflatten(1, b["start"].shape[1:]))
         values = network(seen, agents.stack(b["memory"]), agents.spread(b["start"]))
         return agents.unstack(values).masked_fill(~b["available"], -torch.inf)
 

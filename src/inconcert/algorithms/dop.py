@@ -140,7 +140,8 @@ class Critics(nn.Module):
         bias = self.inner_bias.view(seeds, -1, 1)
         seen = obs.movedim(-2, 1).flatten(1, -2)  # [S, N * rows, O]
         h = torch.bmm(of_obs, seen.mT).unflatten(-1, (agents, -1))  # [S, M * H, N, rows]
-        h = h + torch.baddbmm(bias, of_state, state.flatten(1, -2).mT).unsqueeze(-2) + of_id.unsqueeze(-1)
+        h += torch.baddbmm(bias, of_state, state.flatten(1, -2).mT).unsqueeze(-2)
+        h += of_id.unsqueeze(-1)
         h = h.relu_().flatten(-2).unflatten(1, (self.members, -1)).flatten(0, 1)  # [S * M, H, N * rows]
         h = torch.baddbmm(_column(self.outer), self.outer.weight.mT, h).relu_()
         out = torch.baddbmm(_column(self.head), self.head.weight.mT, h)

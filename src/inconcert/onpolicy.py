@@ -172,6 +172,11 @@ HARL_BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
             **_PARTICLES, "num_envs": 160, "rollout": 25, "updates": 400, "epochs": 2, "minibatches": 4,
             "eval_every": 20, "gamma": 0.9, "hidden": 64, "critic_hidden": 64, "critic_lr": 3e-3,
         },
+        "smax": {
+            "seeds": (0, 1, 2), "num_envs": 32, "rollout": 100, "updates": 300, "epochs": 5, "minibatches": 2,
+            "eval_every": 30, "gamma": 0.99, "hidden": 64, "critic_hidden": 64, "critic_lr": 1e-3,
+            "keep": tuple(range(10, 101, 10)), "eval_episodes": 100, "final_episodes": 400,
+        },
         "mpe/simple_speaker_listener": {"updates": 200},
         "mpe/simple_reference": {"updates": 300},
     },

@@ -53,7 +53,7 @@ LAPTOP: dict[str, Any] = {
 """Small tier: as many steps, gradient steps and pieces as DOP."""
 LAPTOP_OF: dict[str, dict[str, Any]] = {
     "macf/2cars": {"updates": 1600, "eval_every": 160, "target_every": 40, "reward_scale": 0.01},
-    "two_corridors/3-7": {"updates": 1600},
+    "two_corridors/3-7": {"updates": 4800, "eval_every": 160, "decay_lr": False},
 }  # fmt: skip
 """Tasks with a laptop tier of their own."""
 SMOKE: dict[str, Any] = {

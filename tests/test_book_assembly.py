@@ -163,6 +163,7 @@ def test_measurements_count_as_what_a_page_read(monkeypatch: pytest.MonkeyPatch)
     assert tables.measured() == []
     path = measurements.folders()[1] / tables.fusion_trials.Trials.file
     fusions = tables.fusion_trials.Trials(pd.DataFrame(), {}, path)
+    monkeypatch.setattr(tables.fusion_trials.Battles, "recorded", missing)
     monkeypatch.setattr(tables.fusion_trials.Trials, "recorded", lambda: fusions)
     monkeypatch.setattr(tables.fusion_trials.Trials, "freshness", lambda self: "FRESH")
     assert [(item.path, item.tier, item.freshness) for item in tables.measured()] == [(path, "laptop", "FRESH")]

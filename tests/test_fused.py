@@ -105,18 +105,51 @@ def test_policies_that_do_not_belong_together_are_refused():
             fused.play([untrained("mappo"), other], fused.alone(0), 2)
 
 
-def test_episodes_of_different_length_are_refused(monkeypatch):
-    two, made = pair(), envs.make
+def test_episodes_of_different_length_count_once_and_whole():
+    """Where some end early, against the environment played again until all have ended."""
+    task, episodes = "predator_prey/4x1-3", 6
+    two = [untrained(name, task, sharpness=3.0) for name in ("mappo", "hatrpo")]
+    rule = fused.constant(0.5)
+    heard = list(fused.moments(two, rule, episodes))
+    env = envs.make(task, episodes, [stacked.derive(seed, "fusion test environment") for seed in two[0].seeds])
+    step, lengths, earned = env.reset(), torch.zeros(2 * episodes), torch.zeros(2 * episodes)
+    for t, moment in enumerate(heard, start=1):
+        torch.testing.assert_close(moment.running, lengths == 0)
+        mixed = rule(torch.stack([one.probabilities(step.obs, step.available) for one in two]))
+        step = env.step(choose(mixed))
+        ended = (step.terminated | step.truncated) & (lengths == 0)
+        earned = torch.where(ended, step.info[env.spec.metric].float(), earned)
+        lengths = torch.where(ended, float(t), lengths)
+    assert len(heard) == lengths.max()
+    assert lengths.min() < lengths.max()
+    assert torch.equal(fused.play(two, rule, episodes).flatten(), earned)
+    assert (earned > 0).any()
+    first = list(fused.moments(two, fused.alone(0), episodes, "validation"))
+    mean = float(torch.stack([moment.running for moment in first]).float().sum(0).mean())
+    assert fused.mean_length(two, episodes) == round(mean)
+    said = fused.listen(two, episodes)
+    alone = list(fused.moments(two, fused.alone(0), episodes))
+    running = torch.stack([moment.running for moment in alone]).unflatten(1, (2, episodes)).movedim(1, 0)
+    voices = (
+        torch.stack([moment.policies for moment in alone]).unflatten(2, (2, episodes)).movedim(2, 0)
+    )  # [S, T, M, E]
+    for seed in range(2):
+        own = voices[seed].movedim(1, 0)[:, running[seed]]  # [M, moments, N, A]
+        torch.testing.assert_close(said.peak[:, seed], own.amax(-1).flatten(1).mean(1))
+        assert (own.argmax(-1)[0] != own.argmax(-1)[1]).float().mean() == pytest.approx(
+            float(said.disagreement[seed]) * len(said.critical[seed]) / own[0, ..., 0].numel(), abs=1e-6
+        )
 
-    def hasty(*args, **options):
-        env = made(*args, **options)
-        step = env.step
-        env.step = lambda actions: step(actions)._replace(terminated=torch.arange(env.num_envs) == 0)
-        return env
 
-    monkeypatch.setattr(envs, "make", hasty)
-    with pytest.raises(InputError, match="needs episodes of one length"):
-        fused.play(two, fused.alone(0), 2)
+def test_a_filter_has_seen_earlier_episodes_of_the_given_length():
+    two, rule = pair(), KalmanFusion(5, r2=1.2)
+    moment = next(fused.moments(two, rule, 4, consecutive=3, length=7))
+    state = rule.init(1, 3)
+    for _ in range(2 * 7):
+        _, state = rule(moment.policies[0][:1], moment.policies[1][:1], state)
+    expected, _ = rule(moment.policies[0][2:3], moment.policies[1][2:3], state)
+    torch.testing.assert_close(moment.fused[2:3], expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(moment.fused[:1], rule(*[one[:1] for one in moment.policies], state)[0], atol=1e-3)
 
 
 def test_the_stronger_comes_first_for_each_seed():

@@ -155,7 +155,7 @@ def test_the_record_grows_case_by_case(own, monkeypatch):
     assert first.missing == [other]
     assert first.freshness() == "FRESH"
     assert main(["fuse", "--tasks", SPREAD, "--archive"]) == 2
-    whole = fusion_trials.extend(path)
+    whole = Trials.extend()
     assert whole.missing == []
     assert whole.frame[: len(first.frame)].equals(first.frame)
     assert main(["fuse", "--archive"]) == 0
@@ -166,13 +166,53 @@ def test_the_record_grows_case_by_case(own, monkeypatch):
 
 def test_another_code_or_policy_makes_it_stale(own, monkeypatch):
     path = own / "runs" / "measurements" / Trials.file
-    fusion_trials.extend(path, [CASE])
+    Trials.extend([CASE])
     (own / "data" / "policies" / "policy").write_bytes(b"others")
     assert Trials.read(path).freshness() == "STALE(policies)"
     with pytest.raises(InputError, match=r"STALE\(policies\); --restart begins again"):
-        fusion_trials.extend(path, [CASE])
-    monkeypatch.setattr(fusion_trials, "code", lambda: "another")
+        Trials.extend([CASE])
+    monkeypatch.setattr(fusion_trials, "code", lambda worlds: "another")
     assert Trials(pd.DataFrame(), Trials.read(path).meta, path).freshness() == "STALE(code, policies)"
+
+
+def test_a_replay_with_the_same_numbers_makes_it_fresh(own, monkeypatch, capsys):
+    path = own / "runs" / "measurements" / Trials.file
+    monkeypatch.setattr(fusion_trials, "CASES", (CASE,))
+    Trials.extend()
+    first = Trials.read(path)
+    monkeypatch.setattr(fusion_trials, "code", lambda worlds: "another")
+    assert Trials.read(path).freshness() == "STALE(code)"
+    assert main(["fuse", "--replay"]) == 0
+    again = Trials.read(path)
+    assert again.freshness() == "FRESH"
+    assert again.frame.equals(first.frame)
+    assert [one["cases"] for one in again.meta["replays"]] == [[list(CASE.key), list(CASE.key)]]
+    monkeypatch.setattr(fusion_trials, "code", lambda worlds: "third")
+    monkeypatch.setattr(fusion_trials, "WEIGHTS", (0.3, 0.6))
+    assert main(["fuse", "--replay"]) == 2
+    assert "does not replay (mpe/simple_spread mappo+hatrpo best" in capsys.readouterr().err
+    assert Trials.read(path).freshness() == "STALE(code)"
+    (own / "data" / "policies" / "policy").write_bytes(b"others")
+    with pytest.raises(InputError, match="other policies"):
+        Trials.read(path).replay()
+
+
+def test_battles_have_a_record_of_their_own(own, monkeypatch):
+    task = "two_corridors/1-3"
+    case = Case(task, ("happo", "hatrpo"))
+    monkeypatch.setattr(fusion_trials, "BATTLES", {task: case.team})
+    monkeypatch.setattr(fusion_trials, "BATTLE_CASES", (case,))
+    monkeypatch.setattr(fusion_trials, "BATTLE_EPISODES", FEW)
+    assert fusion_trials.kind(task).command.endswith("fuse --world battles")
+    assert main(["fuse", "--world", "battles", "--tasks", SPREAD]) == 2
+    assert main(["fuse", "--world", "battles"]) == 0
+    record = fusion_trials.Battles.recorded()
+    assert (record.missing, record.freshness()) == ([], "FRESH")
+    assert fusion_trials.code() != fusion_trials.code(fusion_trials.Battles.worlds)
+    assert set(record.frame["episodes"].dropna()) == set(FEW.values())
+    assert len(fusion_results.gains(record.frame, case, "tuned KPF")) == 2
+    with pytest.raises(records.MissingRecord, match="world battles"):
+        fusion_results.of(record.frame, Case(task, ("mappo", "happo")))
 
 
 def test_a_team_of_more_than_two(own):

@@ -166,9 +166,10 @@ def measured() -> list[Found]:
         costs = scaling.UpdateCosts.recorded()
         tiers = dict.fromkeys(scaling.SETTINGS[name].tier for name in costs.frame["setting"].unique())
         found += [Found(costs.path, "", "", tier, costs.archived, costs.freshness()) for tier in tiers]
-    with contextlib.suppress(records.MissingRecord):
-        fusions = fusion_trials.Trials.recorded()
-        found.append(Found(fusions.path, "", "", fusion_trials.TIER, fusions.archived, fusions.freshness()))
+    for kind in (fusion_trials.Trials, fusion_trials.Battles):
+        with contextlib.suppress(records.MissingRecord):
+            fusions = kind.recorded()
+            found.append(Found(fusions.path, "", "", fusion_trials.TIER, fusions.archived, fusions.freshness()))
     return found
 
 

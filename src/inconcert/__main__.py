@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import tyro
 import yaml
@@ -357,22 +357,31 @@ class Measure:
 
 @dataclass(frozen=True)
 class Fuse:
-    """Play the fused pairs of policies of the KPF chapter on particle worlds; what is played already is kept."""
+    """Play the fused policies of the KPF chapter; what is played already is kept."""
 
-    tasks: list[str] = field(default_factory=lambda: list(fusion_trials.PAIRS))
+    world: Literal["particles", "battles"] = "particles"
+    """particle worlds, or battles of SMAX"""
+    tasks: list[str] = field(default_factory=list)
+    """only these (default: all of the world)"""
     restart: bool = False
     """forget first what is played already"""
+    replay: bool = False
+    """play nothing new, but a part again: if the numbers are the same, the record takes today's code and is FRESH"""
     archive: bool = False
     """then copy the record to data/measurements, which is committed and ships with the book"""
 
     def run(self) -> None:
+        kind = fusion_trials.Trials if self.world == "particles" else fusion_trials.Battles
+        known = dict.fromkeys(case.task for case in kind.cases())
         for task in self.tasks:
-            if task not in fusion_trials.PAIRS:
-                raise unknown("task of the fusions", task, fusion_trials.PAIRS)
-        path = fusion_trials.Trials.own()
-        cases = [case for case in fusion_trials.CASES if case.task in self.tasks]
-        fusion_trials.extend(path, cases, restart=self.restart)
-        print(fusion_trials.Trials.archive() if self.archive else path)
+            if task not in known:
+                raise unknown(f"task of the fusions ({self.world})", task, known)
+        if self.replay:
+            path = kind.recorded().replay().path
+        else:
+            cases = [case for case in kind.cases() if case.task in (self.tasks or known)]
+            path = kind.extend(cases, restart=self.restart).path
+        print(kind.archive() if self.archive else path)
 
 
 @dataclass(frozen=True)

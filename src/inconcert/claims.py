@@ -170,10 +170,11 @@ def _parse(row: Mapping[str, Any], papers: Mapping[str, str], tasks: Sequence[st
     if isinstance(criterion, FusionGain):
         if not criterion.than or not claim.tasks:
             raise InputError(f"criterion type {kind} needs the field 'tasks' and at least one rival in 'than'")
-        played = {case.key for case in fusion_trials.CASES}
+        fusible = fusion_trials.PAIRS | fusion_trials.BATTLES
         for task in claim.tasks:
-            if task not in fusion_trials.PAIRS:
-                raise unknown("task of the fusions", task, fusion_trials.PAIRS)
+            if task not in fusible:
+                raise unknown("task of the fusions", task, fusible)
+            played = {case.key for case in fusion_trials.kind(task).cases()}
             for case in criterion.cases(task):
                 if case.key not in played:
                     teams = [team for where, team, moment in played if (where, moment) == (task, case.checkpoint)]
@@ -240,7 +241,7 @@ def judge(claim: Claim, library: Library | None = None) -> Verdict:
             samples = read(claim, claim.criterion)
         except (records.MissingRecord, records.CorruptRecord) as error:
             evidence = f"{str(error)[0].upper()}{str(error)[1:]}."
-            return Verdict(claim, UNTESTABLE, evidence, {}, (), (measurements.command,))
+            return Verdict(claim, UNTESTABLE, evidence, {}, (), (measurements(claim).command,))
     parts = kind.decide(claim, claim.criterion, samples)
     scores = {part.score for part in parts}
     status = STATUSES[0] if scores == {1.0} else STATUSES[2] if scores == {0.0} else STATUSES[1]
@@ -318,9 +319,9 @@ def _fused(claim: Claim, criterion: FusionGain) -> Fusions:
         MissingRecord: what it needs is not fused yet.
         CorruptRecord: the record is damaged.
     """
-    record = fusion_trials.Trials.recorded()
     found = {}
     for task in claim.tasks:
+        record = fusion_trials.kind(task).recorded()
         differences = {}
         for other in criterion.than:
             gaps, *before = (
@@ -347,12 +348,14 @@ def _associated(claim: Claim, criterion: FusionAssociation) -> Associations:
     return {(criterion.player, criterion.measure): Association(found, source)}
 
 
-_MEASURED: dict[type, tuple[Callable[[Claim, Any], Costs | Fusions | Associations], type[Measurements]]] = {
-    GrowsSlower: (_measured, scaling.UpdateCosts),
-    FusionGain: (_fused, fusion_trials.Trials),
-    FusionAssociation: (_associated, fusion_trials.Trials),
+_MEASURED: dict[
+    type, tuple[Callable[[Claim, Any], Costs | Fusions | Associations], Callable[[Claim], type[Measurements]]]
+] = {
+    GrowsSlower: (_measured, lambda claim: scaling.UpdateCosts),
+    FusionGain: (_fused, lambda claim: fusion_trials.kind(claim.tasks[0])),
+    FusionAssociation: (_associated, lambda claim: fusion_trials.Trials),
 }
-"""Criteria that are judged by measurements: what reads them, and which."""
+"""Criteria that are judged by measurements: what reads them, and which those of a claim are."""
 
 
 def _setting(player: str, task: str, tier: str, criterion: FromRecords) -> tuple[str, str]:

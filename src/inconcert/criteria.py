@@ -347,12 +347,12 @@ class FusionGain:
     checkpoint: Literal["best", "early"] = "best"
     over: Literal["", "best", "early"] = ""
     team: tuple[str, ...] = ()
-    """The algorithms that are fused; () for those of `fusion_trials.PAIRS`."""
+    """The algorithms that are fused; () for those of `fusion_trials.PAIRS` and `BATTLES`."""
 
     def cases(self, task: str) -> tuple[fusion_trials.Case, ...]:
         """What is read for a task."""
         moments = (self.checkpoint, self.over) if self.over else (self.checkpoint,)
-        team = self.team or fusion_trials.PAIRS.get(task, ())
+        team = self.team or (fusion_trials.PAIRS | fusion_trials.BATTLES).get(task, ())
         return tuple(fusion_trials.Case(task, team, moment) for moment in moments)
 
 

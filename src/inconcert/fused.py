@@ -41,6 +41,8 @@ class Moment(NamedTuple):
     """`[B, N, A]`."""
     outcome: envs.Step
     """What the step led to."""
+    running: Tensor
+    """`[B]` bool: the row's episode had not ended before. Where it had, the rest means nothing."""
 
 
 @torch.no_grad()
@@ -51,12 +53,14 @@ def moments(
     split: Split = "test",
     order: Tensor | None = None,
     consecutive: int = EVALUATION,
+    length: int | None = None,
 ) -> Iterator[Moment]:
     """Play one episode in each row, greedily by the fused probabilities, and yield every step.
 
     The paper's protocol plays the episodes of an evaluation one after another and carries the filter along. With a
     covariance that listens to nothing the filter at the start of each episode is known beforehand, so that all
     episodes are played side by side here, to the same effect (tested). Other filters begin afresh in each episode.
+    Where episodes differ in length, those before are taken to have been of one `length`.
 
     Args:
         policies: M of them, on one task, for equally many seeds; those in the same place are fused.
@@ -65,9 +69,10 @@ def moments(
         split: validation and test episodes have nothing in common.
         order: `[S, M]` int64, for each seed which policy comes first, second, ...; None: as given.
         consecutive: episodes of an evaluation; row e is its (e mod consecutive)-th.
+        length: steps of the earlier episodes of an evaluation; None: as many as an episode can have.
 
     Raises:
-        InputError: policies of different tasks or numbers of seeds, or a task whose episodes differ in length.
+        InputError: policies of different tasks or numbers of seeds.
     """
     first = policies[0]
     seeds = len(first.seeds)
@@ -79,11 +84,12 @@ def moments(
     state = None
     if isinstance(rule, KalmanFusion):
         position = (torch.arange(episodes) % consecutive).repeat(seeds)
-        state = begun(rule, position, env.spec.num_agents, env.spec.episode_limit)
+        state = begun(rule, position, env.spec.num_agents, length or env.spec.episode_limit)
     memories: list[Any] = [None] * len(policies)
     start = torch.ones(env.num_envs, dtype=torch.bool)
+    running = start
     step = env.reset()
-    for t in range(1, env.spec.episode_limit + 1):
+    while bool(running.any()):
         said = []
         for index, policy in enumerate(policies):
             p, memories[index] = policy.step(step.obs, step.available, start, memories[index])
@@ -97,11 +103,9 @@ def moments(
         else:
             mixed = rule(voices)
         step = env.step(choose(mixed))
-        ended = step.terminated | step.truncated
-        if bool(ended.any()) != (t == env.spec.episode_limit) or (bool(ended.any()) and not bool(ended.all())):
-            raise InputError(f"fused.play needs episodes of one length, which {first.task} has not")
-        start = ended
-        yield Moment(voices, mixed, step)
+        yield Moment(voices, mixed, step, running)
+        start = step.terminated | step.truncated
+        running = running & ~start
 
 
 def play(
@@ -111,12 +115,20 @@ def play(
     split: Split = "test",
     order: Tensor | None = None,
     consecutive: int = EVALUATION,
+    length: int | None = None,
 ) -> Tensor:
-    """Returns `[S, episodes]` of the fused policy, in the task's own metric; arguments as those of `moments`."""
-    info: dict[str, Tensor] = {}
-    for moment in moments(policies, rule, episodes, split, order, consecutive):
-        info = moment.outcome.info
-    return info[policies[0].spec.metric].unflatten(0, (-1, episodes)).clone()
+    """What the fused policy earns in the task's metric, `[S, episodes]` float32; arguments as those of `moments`."""
+    metric = policies[0].spec.metric
+    earned = torch.zeros(len(policies[0].seeds) * episodes)
+    for moment in moments(policies, rule, episodes, split, order, consecutive, length):
+        earned = torch.where(moment.running, moment.outcome.info[metric].to(earned.dtype), earned)
+    return earned.unflatten(0, (-1, episodes))
+
+
+def mean_length(policies: Sequence[Policy], episodes: int, order: Tensor | None = None) -> int:
+    """Steps of an episode of the primary, on average over validation episodes; arguments as those of `moments`."""
+    steps = sum(moment.running.sum() for moment in moments(policies, alone(0), episodes, "validation", order))
+    return round(int(steps) / (len(policies[0].seeds) * episodes))
 
 
 def begun(fusion: KalmanFusion, position: Tensor, agents: int, horizon: int) -> FusionState:
@@ -175,7 +187,10 @@ def stronger_first(scores: Tensor) -> Tensor:
 
 
 def scale(task: str, episodes: int = 2000, **options: Any) -> tuple[float, float]:
-    """Mean returns of random play and of the scripted player of a particle world: the ends of its scale."""
+    """The ends of a task's scale: of a particle world the mean returns of random play and of the scripted player; of a
+    battle no and all battles won."""
+    if not task.startswith("mpe/"):
+        return 0.0, 1.0
     ends = [float(mpe_players.play(name, task, episodes, **options).mean()) for name in ("random", "scripted")]
     return ends[0], ends[1]
 
@@ -223,14 +238,19 @@ class Voices(NamedTuple):
 
 def listen(policies: Sequence[Policy], episodes: int, split: Split = "test", order: Tensor | None = None) -> Voices:
     """Let the primary play and hear what all policies say; arguments as those of `moments`."""
-    steps = torch.stack([moment.policies for moment in moments(policies, alone(0), episodes, split, order)], 1)
-    said = steps.unflatten(2, (-1, episodes)).movedim(2, 1).flatten(2, 4)  # [M, S, decision, A]
-    decisions = (said > 0).sum(-1).amax(0) > 1
-    pairs = [(first[one], second[one]) for first, second, one in zip(said[0], said[1], decisions, strict=True)]
+    heard = list(moments(policies, alone(0), episodes, split, order))
+    steps = torch.stack([moment.policies for moment in heard], 1)  # [M, T, B, N, A]
+    said = steps.unflatten(2, (-1, episodes)).movedim(2, 0)  # [S, M, T, E, N, A]
+    running = torch.stack([moment.running for moment in heard]).unflatten(1, (-1, episodes)).movedim(1, 0)  # [S, T, E]
+    voices = [one[:, these].flatten(1, 2) for one, these in zip(said, running, strict=True)]  # [M, decision, A] each
+    pairs = []
+    for one in voices:
+        several = (one > 0).sum(-1).amax(0) > 1
+        pairs.append((one[0][several], one[1][several]))
     return Voices(
-        said.amax(-1).mean(-1),
-        pools.entropy(said).mean(-1),
-        said.sort(-1, descending=True).values.mean(-2),
+        torch.stack([one.amax(-1).mean(-1) for one in voices], 1),
+        torch.stack([pools.entropy(one).mean(-1) for one in voices], 1),
+        torch.stack([one.sort(-1, descending=True).values.mean(-2) for one in voices], 1),
         torch.stack([pools.disagreement(*pair).float().mean() for pair in pairs]),
         torch.stack([pools.jensen_shannon(*pair).mean() for pair in pairs]),
         tuple(pools.critical_gain(*pair) for pair in pairs),

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from inconcert import fused, records, stats
 from inconcert.config import unknown
-from inconcert.fusion_trials import CASES, CONSTANT, KEYS, KPF, Case, Trials, best
+from inconcert.fusion_trials import CASES, CONSTANT, KEYS, KPF, Case, best, kind
 
 
 def of(frame: pd.DataFrame, case: Case, split: fused.Split = "test") -> pd.DataFrame:
@@ -26,7 +26,9 @@ def of(frame: pd.DataFrame, case: Case, split: fused.Split = "test") -> pd.DataF
     found = frame[np.logical_and.reduce([frame[name] == value for name, value in keys.items()])]
     if found.empty:
         task, team, checkpoint = case.key
-        raise records.MissingRecord(f"{team} ({checkpoint}) is not fused on {task} yet; do it with: {Trials.command}")
+        raise records.MissingRecord(
+            f"{team} ({checkpoint}) is not fused on {task} yet; do it with: {kind(task).command}"
+        )
     return found
 
 

@@ -1,7 +1,9 @@
-"""The fusion experiments of the KPF chapter on particle worlds: teams, rules, and the record of what they earn.
+"""The fusion experiments of the KPF chapter: teams, rules, and the records of what they earn.
 
-    python -m inconcert fuse              # what the record lacks; may be stopped and started again
-    python -m inconcert fuse --archive    # and copy the whole record to data/measurements, which ships with the book
+    python -m inconcert fuse                    # on particle worlds: what the record lacks; may be stopped and go on
+    python -m inconcert fuse --world battles    # on SMAX
+    python -m inconcert fuse --archive          # and copy the whole record to data/measurements, with the book
+    python -m inconcert fuse --replay           # after a change of the code: play a part again; the same? then FRESH
 
 Team s is seed s of one algorithm with seed s of each other. Which of them is primary, and every setting that is chosen,
 is decided on validation episodes; what is reported was played on test episodes, the same for all rules.
@@ -17,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import pandas as pd
 import torch
@@ -34,6 +36,8 @@ VARIANT, TIER = "harl", "laptop"
 """Of the policies that are fused."""
 EPISODES: dict[fused.Split, int] = {"validation": 500, "test": 2000}
 """Of each team of policies, for each rule."""
+BATTLE_EPISODES: dict[fused.Split, int] = {"validation": 200, "test": 600}
+"""The same on SMAX, where a step costs a hundred times as much."""
 HEARD = 200
 """Test episodes over which the members of a pair are compared, decision by decision."""
 
@@ -50,6 +54,13 @@ OTHERS: dict[str, tuple[tuple[str, str], ...]] = {
     "mpe/simple_speaker_listener": (("mappo", "happo"), ("mappo", "hatrpo")),
 }
 """The other pairs of the three algorithms (Table 5), where all three are trained."""
+
+BATTLES: dict[str, tuple[str, str]] = dict.fromkeys(
+    ("smax/3s5z", "smax/5m_vs_6m", "smax/smacv2_5_units"), ("happo", "hatrpo")
+)
+"""Tasks of SMAX that stand in for Table 1, and the algorithms that its KPF rows fuse (Table 5 says so)."""
+OTHER_BATTLES: dict[str, tuple[tuple[str, str], ...]] = {"smax/3s5z": (("mappo", "happo"), ("mappo", "hatrpo"))}
+"""The other pairs of Table 5, on one of them."""
 
 KEYS = ["task", "team", "checkpoint"]
 """Columns that tell cases apart."""
@@ -90,6 +101,11 @@ CASES: tuple[Case, ...] = (
     *(Case(task, pair, "early") for task, pairs in OTHERS.items() for pair in pairs),
     *(Case(task, ("mappo", "happo", "hatrpo")) for task in OTHERS),
     *(Case(task, (name,) * 5) for task in OTHERS for name in ("mappo", "happo", "hatrpo")),
+)
+
+BATTLE_CASES: tuple[Case, ...] = (
+    *(Case(task, pair) for task, pair in BATTLES.items()),
+    *(Case(task, pair) for task, pairs in OTHER_BATTLES.items() for pair in pairs),
 )
 
 # --------------------------------------------------------------------------------------------------------------- rules
@@ -209,6 +225,7 @@ class Bench:
         }  # [M, S, episodes] each
         scores = self.singles["validation"].mean(2)
         self.order = fused.stronger_first(scores)  # [S, M]
+        self.length = fused.mean_length(team, min(HEARD, episodes["validation"]), self.order)
         self.r2 = self._ratios(scores)
 
     def _ratios(self, scores: Tensor) -> list[float]:
@@ -227,7 +244,7 @@ class Bench:
         """Play a trial (or take its `returns`): a row for each seed, with the gain over the primary, paired."""
         begun = time.perf_counter()
         if returns is None:
-            returns = fused.play(self.team, trial.rule, self.episodes[split], split, self.order)
+            returns = fused.play(self.team, trial.rule, self.episodes[split], split, self.order, length=self.length)
         gains = (returns - self.own(split)[0]).double()
         count = returns.shape[1]
         columns = {
@@ -276,7 +293,8 @@ def play(case: Case, episodes: dict[fused.Split, int] | None = None) -> Iterator
     in every episode, known afterwards), "weight", "kpf", "budget", "budget, ..." (other readings), "pool",
     "listening"; and of pairs "difference" (`Bench.differences`).
     """
-    episodes = EPISODES if episodes is None else episodes
+    if episodes is None:
+        episodes = BATTLE_EPISODES if case.task in BATTLES else EPISODES
     bench = Bench(case, load(case), episodes)
     grid = kpf(bench.actions, bench.r2)
     tuned = [*grid, *budgets(bench.actions, bench.r2), *weights()]
@@ -318,24 +336,31 @@ def best(rows: pd.DataFrame, families: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class Trials(Measurements):
-    """What all cases earn: the rows of `play`.
+    """What all cases on particle worlds earn: the rows of `play`.
 
     Its meta: code (hash of the sources that decide the returns), policies (hash of each file), commit, versions,
-    hardware, date, cpu_s.
+    hardware, date, cpu_s, replays.
     """
 
     file = "kpf_fusion.parquet"
     command = "python -m inconcert fuse"
+    worlds: ClassVar[tuple[str, ...]] = ("envs.mpe", "envs.particles", "envs.mpe_players")
+    """Modules of the environments."""
+
+    @classmethod
+    def cases(cls) -> tuple[Case, ...]:
+        """All that it should have."""
+        return CASES
 
     @property
     def missing(self) -> list[Case]:
         """The cases that are not played yet."""
         there = set(self.frame[KEYS].itertuples(index=False, name=None))
-        return [case for case in CASES if case.key not in there]
+        return [case for case in self.cases() if case.key not in there]
 
     def changed(self) -> dict[str, bool]:
         """The sources and the policies that were played."""
-        return {"code": self.meta["code"] != code(), "policies": not self._same_policies()}
+        return {"code": self.meta["code"] != code(self.worlds), "policies": not self._same_policies()}
 
     def _same_policies(self) -> bool:
         folders = policies.folders()
@@ -344,11 +369,86 @@ class Trials(Measurements):
             for name, digest in self.meta["policies"].items()
         )
 
+    @classmethod
+    def extend(cls, cases: Iterable[Case] | None = None, restart: bool = False) -> Self:
+        """Play those of `cases` (default: all) that this machine's record lacks, and write it after each of them.
 
-def code() -> str:
+        Raises:
+            InputError: the record was made with other sources or policies, so that its numbers would not compare.
+            MissingRecord: a policy is not there.
+        """
+        path = cls.own()
+        frame = pd.DataFrame()
+        meta: dict[str, Any] = {"policies": {}, "cpu_s": 0.0}
+        if path.is_file() and not restart:
+            old = cls.read(path)
+            if old.freshness() != "FRESH":
+                raise InputError(f"{path} is {old.freshness()}; --restart begins again")
+            frame, meta = old.frame, old.meta
+        done = set() if frame.empty else set(frame[KEYS].itertuples(index=False, name=None))
+        todo = [case for case in (cls.cases() if cases is None else cases) if case.key not in done]
+        with tqdm(todo, unit="case", disable=not todo) as bar:
+            for case in bar:
+                bar.set_postfix_str(" ".join(case.key))
+                used = time.process_time()
+                frame = pd.concat([frame, *play(case)], ignore_index=True)
+                meta = {
+                    **meta, "policies": {**meta["policies"], **_files(case)}, "code": code(cls.worlds),
+                    "commit": runs.commit(), "hardware": runs.device_name("cpu"), "versions": runs.versions(),
+                    "date": datetime.now(UTC).date().isoformat(),
+                    "cpu_s": float(meta["cpu_s"]) + time.process_time() - used,
+                }  # fmt: skip
+                records.write_atomic(path, records.to_bytes(frame, meta))
+        return cls.read(path)
+
+    def replay(self, cases: Sequence[Case] | None = None) -> Self:
+        """Play `cases` (default: the first and the last) again; the same numbers give the record today's code.
+
+        A record is STALE as soon as a line of the code behind it changes, also where the change moves nothing.
+
+        Raises:
+            InputError: the policies are others, or a number differs; the text says which.
+        """
+        if self.changed()["policies"]:
+            raise InputError(f"{self.path} was made with other policies; --restart begins again")
+        cases = [self.cases()[0], self.cases()[-1]] if cases is None else cases
+        for case in cases:
+            then = self.frame[(self.frame[KEYS] == list(case.key)).all(axis=1)].drop(columns="wall_s")
+            now = pd.concat(list(play(case)), ignore_index=True).drop(columns="wall_s")
+            try:
+                pd.testing.assert_frame_equal(then.reset_index(drop=True), now, check_exact=True)
+            except AssertionError as error:
+                what = " ".join(str(error).split())
+                raise InputError(f"{self.path} does not replay ({' '.join(case.key)}: {what})") from None
+        note = {
+            "date": datetime.now(UTC).date().isoformat(), "commit": runs.commit(), "cases": [case.key for case in cases]
+        }  # fmt: skip
+        meta = self.meta | {"code": code(self.worlds), "replays": [*self.meta.get("replays", []), note]}
+        records.write_atomic(self.path, records.to_bytes(self.frame, meta))
+        return self.read(self.path)
+
+
+@dataclass(frozen=True)
+class Battles(Trials):
+    """What the cases on SMAX earn, in battles won."""
+
+    file = "kpf_fusion_battles.parquet"
+    command = "python -m inconcert fuse --world battles"
+    worlds = ("envs.smax", "envs.jax_bridge")
+
+    @classmethod
+    def cases(cls) -> tuple[Case, ...]:
+        return BATTLE_CASES
+
+
+def kind(task: str) -> type[Trials]:
+    """The record that has the fusions on a task."""
+    return Battles if task in BATTLES else Trials
+
+
+def code(worlds: Iterable[str] = Trials.worlds) -> str:
     """Hash of the sources that decide the returns."""
-    names = ("fused", "fusion_trials", "fusion", "pools", "evaluate", "actors", "stacked", "envs.mpe", "envs.particles",
-             "envs.mpe_players")  # fmt: skip
+    names = ("fused", "fusion_trials", "fusion", "pools", "evaluate", "actors", "stacked", *worlds)
     paths = [provenance.source_of(f"inconcert.{name}") for name in names]
     return provenance.fingerprint(path for path in paths if path is not None)
 
@@ -366,34 +466,3 @@ def _files(case: Case) -> dict[str, str]:
         relative = policies.place(Path(), case.task, name, TIER, VARIANT, moment)
         found[relative.as_posix()] = _digest(path)
     return found
-
-
-def extend(path: Path, cases: Iterable[Case] = CASES, restart: bool = False) -> Trials:
-    """Play those of `cases` that the record at `path` lacks, and write it after each of them.
-
-    Raises:
-        InputError: the record was made with other sources or policies, so that its numbers would not compare.
-        MissingRecord: a policy is not there.
-    """
-    frame = pd.DataFrame()
-    meta: dict[str, Any] = {"policies": {}, "cpu_s": 0.0}
-    if path.is_file() and not restart:
-        old = Trials.read(path)
-        if old.freshness() != "FRESH":
-            raise InputError(f"{path} is {old.freshness()}; --restart begins again")
-        frame, meta = old.frame, old.meta
-    done = set() if frame.empty else set(frame[KEYS].itertuples(index=False, name=None))
-    todo = [case for case in cases if case.key not in done]
-    with tqdm(todo, unit="case", disable=not todo) as bar:
-        for case in bar:
-            bar.set_postfix_str(" ".join(case.key))
-            used = time.process_time()
-            frame = pd.concat([frame, *play(case)], ignore_index=True)
-            meta = {
-                "policies": {**meta["policies"], **_files(case)}, "code": code(), "commit": runs.commit(),
-                "hardware": runs.device_name("cpu"), "versions": runs.versions(),
-                "date": datetime.now(UTC).date().isoformat(),
-                "cpu_s": float(meta["cpu_s"]) + time.process_time() - used,
-            }  # fmt: skip
-            records.write_atomic(path, records.to_bytes(frame, meta))
-    return Trials.read(path)

@@ -116,6 +116,22 @@ class Config(onpolicy.Config):
         return self.epsilon_start + done * (self.epsilon_end - self.epsilon_start)
 
 
+LAPTOP_OF: dict[str, dict[str, Any]] = {
+    "smax/3s_vs_5z": {"seeds": (0, 1, 2), "num_envs": 8, "updates": 2000, "eval_every": 200},
+    "smax/7sz": {
+        "seeds": (0, 1, 2), "num_envs": 8, "updates": 800, "eval_every": 80, "capacity": 400, "final_episodes": 160,
+    },
+    "smax/27m_vs_30m": {
+        "seeds": (0, 1, 2), "num_envs": 8, "updates": 300, "eval_every": 50, "capacity": 400, "eval_episodes": 16,
+        "final_episodes": 96,
+    },
+    "two_corridors/3-7": {"updates": 4800, "eval_every": 160, "decay_lr": False},
+}  # fmt: skip
+"""Tasks with a laptop tier of their own, for all algorithms with a replay. Battles: more copies, because a step of many
+is as dear as a step of few, and the fewer updates the larger they are. Two corridors: more time, and steps that do not
+shrink, for the way changes at half of it."""
+
+
 def tiers(
     build: Callable[..., Config],
     task: str,
@@ -127,7 +143,7 @@ def tiers(
 
     Where the short corridor closes, it does so at half-time, and every policy is also judged behind the closed one.
     """
-    named = {"smoke": dict(smoke), "laptop": dict(laptop), "paper": dict(paper)}
+    named = {"smoke": dict(smoke), "laptop": {**laptop, **LAPTOP_OF.get(task, {})}, "paper": dict(paper)}
     if task.startswith("two_corridors/"):
         for fields in named.values():
             config = build(**fields)

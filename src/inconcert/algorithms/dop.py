@@ -82,10 +82,9 @@ LAPTOP: dict[str, Any] = {
 """Small tier for all algorithms of this chapter: short pieces, no recurrence, narrow critics, larger steps."""
 LAPTOP_OF: dict[str, dict[str, Any]] = {
     "macf/2cars": {"updates": 1600, "eval_every": 160, "td_lambda": 0.95, "target_every": 40, "reward_scale": 0.01},
-    "two_corridors/3-7": {"updates": 4800, "eval_every": 160, "decay_lr": False},
 }  # fmt: skip
-"""Tasks with a laptop tier of their own. Two corridors: more time, and steps that do not shrink, for the way changes at
-half of it. Car following: returns of minus thousands, and an acceleration is felt only many steps later."""
+"""Tasks with a laptop tier of DOP's own, beside those of `offpolicy.LAPTOP_OF`. Car following: returns of minus
+thousands, and an acceleration is felt only many steps later."""
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "updates": 12, "eval_every": 4, "capacity": 64, "eval_episodes": 8,
     "final_episodes": 16, "epsilon_steps": 500,

@@ -53,9 +53,8 @@ LAPTOP: dict[str, Any] = {
 """Small tier: as many steps, gradient steps and pieces as DOP."""
 LAPTOP_OF: dict[str, dict[str, Any]] = {
     "macf/2cars": {"updates": 1600, "eval_every": 160, "target_every": 40, "reward_scale": 0.01},
-    "two_corridors/3-7": {"updates": 4800, "eval_every": 160, "decay_lr": False},
 }  # fmt: skip
-"""Tasks with a laptop tier of their own."""
+"""Tasks with a laptop tier of QMIX's own, beside those of `offpolicy.LAPTOP_OF`."""
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "updates": 12, "eval_every": 4, "capacity": 64, "eval_episodes": 8,
     "final_episodes": 16, "epsilon_steps": 500,

@@ -132,6 +132,13 @@ is as dear as a step of few, and the fewer updates the larger they are. Two corr
 shrink, for the way changes at half of it."""
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "closed": {"updates": 2400, "env_options": {"corridor": "closed"}, "also": {}},
+}
+"""Variants of all algorithms with a replay. closed: of two corridors, who begins with the short one closed, for as long
+as the others of the laptop tier have left when it closes."""
+
+
 def tiers(
     build: Callable[..., Config],
     task: str,

@@ -95,6 +95,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "gamma984": {"gamma": 0.984},  # what a typical k of Ensemble-MIX makes of the discount
     "wide": {"critic_hidden": 200},  # about as many numbers as ten critics of 64
+    **offpolicy.VARIANTS,
 }
 """Named departures from a tier's setting: the controls of Ensemble-MIX."""
 

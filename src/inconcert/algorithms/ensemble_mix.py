@@ -89,6 +89,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"slope{value:g}": {"weight_slope": value} for value in (0.1, 1)},
     **{f"n{value}": {"members": value} for value in (1, 2, 5, 20)},
     "retrace": {"off_target": "retrace"},
+    **offpolicy.VARIANTS,
 }
 """Named departures from a tier's setting."""
 

@@ -59,7 +59,7 @@ SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "updates": 12, "eval_every": 4, "capacity": 64, "eval_episodes": 8,
     "final_episodes": 16, "epsilon_steps": 500,
 }  # fmt: skip
-VARIANTS: dict[str, dict[str, Any]] = {"": {}}
+VARIANTS: dict[str, dict[str, Any]] = {"": {}, **offpolicy.VARIANTS}
 """Named departures from a tier's setting."""
 
 

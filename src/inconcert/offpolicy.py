@@ -116,19 +116,17 @@ class Config(onpolicy.Config):
         return self.epsilon_start + done * (self.epsilon_end - self.epsilon_start)
 
 
+BATTLE: dict[str, Any] = {"seeds": (0, 1, 2), "num_envs": 8, "reward_scale": 10.0}
 LAPTOP_OF: dict[str, dict[str, Any]] = {
-    "smax/3s_vs_5z": {"seeds": (0, 1, 2), "num_envs": 8, "updates": 2000, "eval_every": 200},
-    "smax/7sz": {
-        "seeds": (0, 1, 2), "num_envs": 8, "updates": 800, "eval_every": 80, "capacity": 400, "final_episodes": 160,
-    },
+    "smax/3s_vs_5z": {**BATTLE, "updates": 2000, "eval_every": 200},
+    "smax/7sz": {**BATTLE, "updates": 800, "eval_every": 80, "capacity": 400, "final_episodes": 160},
     "smax/27m_vs_30m": {
-        "seeds": (0, 1, 2), "num_envs": 8, "updates": 300, "eval_every": 50, "capacity": 400, "eval_episodes": 16,
-        "final_episodes": 96,
+        **BATTLE, "updates": 300, "eval_every": 50, "capacity": 400, "eval_episodes": 16, "final_episodes": 96,
     },
     "two_corridors/3-7": {"updates": 4800, "eval_every": 160, "decay_lr": False},
 }  # fmt: skip
 """Tasks with a laptop tier of their own, for all algorithms with a replay. Battles: more copies, because a step of many
-is as dear as a step of few, and the fewer updates the larger they are. Two corridors: more time, and steps that do not
+is as dear as a step of few, rewards on SMAC's scale, and the fewer updates the larger they are. Two corridors: more time, and steps that do not
 shrink, for the way changes at half of it."""
 
 

@@ -126,8 +126,8 @@ LAPTOP_OF: dict[str, dict[str, Any]] = {
     "two_corridors/3-7": {"updates": 4800, "eval_every": 160, "decay_lr": False},
 }  # fmt: skip
 """Tasks with a laptop tier of their own, for all algorithms with a replay. Battles: more copies, because a step of many
-is as dear as a step of few, rewards on SMAC's scale, and the fewer updates the larger they are. Two corridors: more time, and steps that do not
-shrink, for the way changes at half of it."""
+is as dear as a step of few, rewards on SMAC's scale, and the fewer updates the larger they are. Two corridors: more
+time, and steps that do not shrink, for the way changes at half of it."""
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

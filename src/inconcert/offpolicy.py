@@ -123,6 +123,10 @@ LAPTOP_OF: dict[str, dict[str, Any]] = {
     "smax/27m_vs_30m": {
         **BATTLE, "updates": 300, "eval_every": 50, "capacity": 400, "eval_episodes": 16, "final_episodes": 96,
     },
+    **{
+        task: {**BATTLE, "updates": 3000, "eval_every": 300, "eval_episodes": 100, "final_episodes": 400}
+        for task in ("smax/3s5z", "smax/5m_vs_6m", "smax/smacv2_5_units")
+    },
     "two_corridors/3-7": {"updates": 4800, "eval_every": 160, "decay_lr": False},
 }  # fmt: skip
 """Tasks with a laptop tier of their own, for all algorithms with a replay. Battles: more copies, because a step of many

@@ -142,7 +142,7 @@ def test_policies_are_archived_with_their_record(own, capsys, monkeypatch):
 def test_large_policies_are_not_archived(own, capsys):
     trained(hidden=256, keep=(50,))
     assert main(["archive", "happo", "--policies", "best", "50"]) == 2
-    assert "archived ones stay under 1 MB" in capsys.readouterr().err
+    assert "archived ones stay under 2 MB" in capsys.readouterr().err
     assert not (own / "data" / "policies").exists()
 
 

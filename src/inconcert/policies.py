@@ -152,7 +152,7 @@ def file_name(tier: str, checkpoint: str | int = "best") -> str:
 
 
 def archive(key: records.RecordKey, checkpoints: Sequence[str | int]) -> list[Path]:
-    """Copy the policies of a record of this machine into the archive that the book ships. Under 1 MB a record.
+    """Copy the policies of a record of this machine into the archive that the book ships. Under 2 MB a record.
 
     Raises:
         MissingRecord: the run has not kept one of the `checkpoints`.
@@ -168,8 +168,8 @@ def archive(key: records.RecordKey, checkpoints: Sequence[str | int]) -> list[Pa
             raise records.MissingRecord(f"{key.path} has no policy {checkpoint!r}: {path} is not there")
         records.load_tensors(path)  # whole, or refused
     size = sum(path.stat().st_size for path in own)
-    if size > 1_000_000:
-        raise InputError(f"the policies of {key.path} have {size / 1e6:.1f} MB; archived ones stay under 1 MB")
+    if size > 2_000_000:  # eight separate actors of three seeds have 1.8
+        raise InputError(f"the policies of {key.path} have {size / 1e6:.1f} MB; archived ones stay under 2 MB")
     for path, target in zip(own, archived, strict=True):
         records.write_atomic(target, path.read_bytes())
     return archived

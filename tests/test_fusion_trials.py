@@ -201,13 +201,14 @@ def test_battles_have_a_record_of_their_own(own, monkeypatch):
     task = "two_corridors/1-3"
     case = Case(task, ("happo", "hatrpo"))
     monkeypatch.setattr(fusion_trials, "BATTLES", {task: case.team})
-    monkeypatch.setattr(fusion_trials, "BATTLE_CASES", (case,))
+    other = Case("two_corridors/1-5", case.team)
+    monkeypatch.setattr(fusion_trials, "BATTLE_CASES", (case, other))
     monkeypatch.setattr(fusion_trials, "BATTLE_EPISODES", FEW)
     assert fusion_trials.kind(task).command.endswith("fuse --world battles")
     assert main(["fuse", "--world", "battles", "--tasks", SPREAD]) == 2
-    assert main(["fuse", "--world", "battles"]) == 0
+    assert main(["fuse", "--world", "battles", "--tasks", task, "--archive"]) == 0  # a part of it may ship
     record = fusion_trials.Battles.recorded()
-    assert (record.missing, record.freshness()) == ([], "FRESH")
+    assert (record.missing, record.freshness(), record.archived) == ([other], "FRESH", True)
     assert fusion_trials.code() != fusion_trials.code(fusion_trials.Battles.worlds)
     assert set(record.frame["episodes"].dropna()) == set(FEW.values())
     assert len(fusion_results.gains(record.frame, case, "tuned KPF")) == 2

@@ -434,6 +434,7 @@ class Battles(Trials):
 
     file = "kpf_fusion_battles.parquet"
     command = "python -m inconcert fuse --world battles"
+    whole = False
     worlds = ("envs.smax", "envs.jax_bridge")
 
     @classmethod

@@ -42,6 +42,8 @@ class Measurements(ABC):
     """Its name, in both `folders`."""
     command: ClassVar[str]
     """What makes it."""
+    whole: ClassVar[bool] = True
+    """Whether it ships only when no piece is missing; else its pages say what is."""
 
     @property
     @abstractmethod
@@ -96,13 +98,13 @@ class Measurements(ABC):
 
         Raises:
             MissingRecord: there is none.
-            InputError: it is not whole, or what its numbers hang on has changed.
+            InputError: it is not whole and should be, or what its numbers hang on has changed.
         """
         own, shipped = (folder / cls.file for folder in folders())
         if not own.is_file():
             raise records.MissingRecord(f"{own} is missing; make it with: {cls.command}")
         found = cls.read(own)
-        if found.missing:
+        if found.missing and cls.whole:
             raise InputError(f"{own} lacks {len(found.missing)} pieces; make them with: {cls.command}")
         if found.freshness() != "FRESH":
             raise InputError(f"{own} is {found.freshness()}; begin again with: {cls.command} --restart")

@@ -207,6 +207,8 @@ def test_battles_have_a_record_of_their_own(own, monkeypatch):
     assert fusion_trials.kind(task).command.endswith("fuse --world battles")
     assert main(["fuse", "--world", "battles", "--tasks", SPREAD]) == 2
     assert main(["fuse", "--world", "battles", "--tasks", task, "--archive"]) == 0  # a part of it may ship
+    assert not fusion_trials.Battles.recorded().archived  # of equals this machine's own
+    fusion_trials.Battles.own().unlink()
     record = fusion_trials.Battles.recorded()
     assert (record.missing, record.freshness(), record.archived) == ([other], "FRESH", True)
     assert fusion_trials.code() != fusion_trials.code(fusion_trials.Battles.worlds)

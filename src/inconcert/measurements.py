@@ -81,7 +81,7 @@ class Measurements(ABC):
 
     @classmethod
     def recorded(cls) -> Self:
-        """This machine's own where it is whole, else the one that ships with the book.
+        """This machine's own, or the one that ships with the book where that has more pieces.
 
         Raises:
             MissingRecord: there is none; the text gives the command that makes it.
@@ -90,7 +90,7 @@ class Measurements(ABC):
         found = [cls.read(folder / cls.file) for folder in folders() if (folder / cls.file).is_file()]
         if not found:
             raise records.MissingRecord(f"{cls.file} is not there yet; make it with: {cls.command}")
-        return next((one for one in found if not one.missing), found[-1])
+        return min(found, key=lambda one: len(one.missing))  # of equals the first
 
     @classmethod
     def archive(cls) -> Path:

@@ -205,7 +205,9 @@ class Learner:
             b["available"] = b["available"] | ~b["available"].any(-1, keepdim=True)  # slots without a step have none
             b["seen"] = self.sight(b["obs"], b.get("last"))
             step = index * config.epochs + number
-            metrics.add(self.critic_step(b, step) | self.actor_steps(b, step))
+            with torch.no_grad():
+                now = torch.stack([self.log_probs(b, agent) for agent in range(self.spec.num_agents)], 3)
+            metrics.add(self.critic_step(b, now, step) | self.actor_steps(b, now, step))
             with torch.no_grad():
                 for target, critic in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
                     target.lerp_(critic, config.polyak)
@@ -233,11 +235,10 @@ class Learner:
         """Temperatures `[S, N]`."""
         return torch.stack([one.detach() for one in self.log_alphas], 1).exp()
 
-    def critic_step(self, b: State, step: int) -> State:
-        """One step of the critics towards n-step returns; diagnostics `[S]`."""
+    def critic_step(self, b: State, log_probs: Tensor, step: int) -> State:
+        """One step of the critics towards n-step returns; diagnostics `[S]`. Actors say `log_probs [S, T, B, N, A]`."""
         config = self.config
         with torch.no_grad():
-            log_probs = torch.stack([self.log_probs(b, agent) for agent in range(self.spec.num_agents)], 3)
             actions = one_hot((log_probs + self.noise("target actions", step, b)).argmax(-1), log_probs)
             said = taken(log_probs, actions.argmax(-1))  # [S, T, B, N]
             bonus = (self.alphas()[:, None, None] * said).sum(-1)
@@ -252,14 +253,16 @@ class Learner:
         self.optimiser.step()
         return {"old_loss": loss.detach(), "critic_grad_norm": norm}
 
-    def actor_steps(self, b: State, step: int) -> State:
-        """One step of every actor and temperature, in random order; mean diagnostics `[S]`."""
+    def actor_steps(self, b: State, before: Tensor, step: int) -> State:
+        """One step of every actor and temperature, in random order; mean diagnostics `[S]`.
+
+        Args:
+            before: `[S, T, B, N, A]` log-probabilities of all actors so far.
+        """
         config, metrics = self.config, onpolicy.Mean()
         self.critics.requires_grad_(False)
         noise, again = self.noise("actions", step, b), self.noise("actions of those who have learnt", step, b)
-        with torch.no_grad():
-            before = torch.stack([self.log_probs(b, agent) for agent in range(self.spec.num_agents)], 3)
-            actions = one_hot((before + noise).argmax(-1), before)
+        actions = one_hot((before + noise).argmax(-1), before)
         # one order for all seeds, so that it does not depend on which seeds there are
         for agent in stacked.permutations((0,), "agents", step, 1, self.spec.num_agents)[0, 0].tolist():
             log_probs = self.log_probs(b, agent)
@@ -268,8 +271,7 @@ class Learner:
             soft = perturbed.softmax(-1)
             own = hard + soft - soft.detach()  # straight through: the value of `hard`, the gradient of `soft`
             said = taken(log_probs, hard.argmax(-1))
-            others = actions.detach().clone()
-            joint = torch.cat([others[..., :agent, :], own.unsqueeze(-2), others[..., agent + 1 :, :]], -2)
+            joint = torch.cat([actions[..., :agent, :], own.unsqueeze(-2), actions[..., agent + 1 :, :]], -2)
             q = self.values(self.critics, b["state"], joint).amin(1)
             log_alpha = self.log_alphas[agent]
             alpha = log_alpha.detach().exp()[:, None, None]

@@ -24,7 +24,7 @@ def test_every_exhibit_of_the_design_has_a_row() -> None:
         "environments": 14,
         "magpo": 17,
         "kpf": 9,
-        "ensemble_mix": 10,
+        "ensemble_mix": 11,
         "policy_distance": 6,
     }
     assert all(row.notebook or row.needs for row in rows), "a row without a notebook says what running it needs"

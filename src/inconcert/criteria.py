@@ -35,10 +35,12 @@ class FromRecords(abc.ABC):
 
     variant: str = ""
     """Of the algorithms and their environment, as in a record's name; "" is the paper's own text."""
-    phase: Literal["best", "last"] = "best"
-    """"best": the absolute metric, parameters of the best evaluation tested again on fresh episodes."""
-    mode: Literal["sampled", "greedy", "closed"] = "sampled"
-    """How actions are chosen; "closed": sampled, where the short one of two corridors is closed."""
+    phase: Literal["best", "last", "curve"] = "best"
+    """"best": the absolute metric, parameters of the best evaluation tested again on fresh episodes; "curve": the mean
+    over all evaluations of the run."""
+    mode: Literal["sampled", "greedy", "closed", "training"] = "sampled"
+    """How actions are chosen; "closed": sampled, where the short one of two corridors is closed; "training": what the
+    learner logged between evaluations, in the phase "curve"."""
     metric: str = "episode_return"
     """What is scored: the mean return of the agents, or another quantity of a record's episodes."""
     minimum_tier: Literal["laptop", "paper"] = "laptop"

@@ -23,7 +23,7 @@ def test_every_exhibit_of_the_design_has_a_row() -> None:
     assert {paper: sum(row.paper == paper for row in rows) for paper in exhibits.CHAPTERS} == {
         "environments": 14,
         "magpo": 17,
-        "kpf": 9,
+        "kpf": 10,
         "ensemble_mix": 11,
         "policy_distance": 6,
     }

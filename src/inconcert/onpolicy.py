@@ -118,11 +118,15 @@ ACTOR_SIZES: dict[str, dict[str, Any]] = {f"hidden-{size}": {"hidden": size} for
 
 
 def variants(*changes: Mapping[str, Mapping[str, Any]], readings: Sequence[str] = ("clamped",)) -> dict[str, Any]:
-    """The readings of the environment, and each of the named changes in each of `readings` as `<reading>-<name>`."""
+    """The readings of the environment, and each of the named changes in each of `readings` as `<reading>-<name>`.
+
+    Outside CoordSum there are no readings: the changes are called `<name>`.
+    """
     named: dict[str, Any] = dict(READINGS)
-    for reading in readings:
+    for reading in ("", *readings):
         for part in changes:
-            named.update({f"{reading}-{name}": {**READINGS[reading], **change} for name, change in part.items()})
+            for name, change in part.items():
+                named["-".join(filter(None, (reading, name)))] = {**READINGS[reading], **change}
     return named
 
 
@@ -145,6 +149,7 @@ LAPTOP_OF: dict[str, dict[str, Any]] = {
     "coordsum/8x15-100": {"updates": 240}, "pettingzoo/mpe2.simple_spread_v3": {"updates": 50},
     "lbf/2s-8x8-2p-2f-coop": {"updates": 60, "eval_every": 5}, "connector/con-5x5x3a": {"updates": 80, "eval_every": 5},
     "rware/tiny-4ag": {"num_envs": 128, "updates": 70}, "smax/2s3z": {"updates": 130, "ent_coef": 0.0},
+    "smax/smacv2_5_units": {"ent_coef": 0.0},
     "football/academy_run_pass_and_shoot_with_keeper": {
         "num_envs": 16, "updates": 40, "eval_every": 5, "eval_episodes": 16, "final_episodes": 48,
         "eval_modes": ("sampled",),

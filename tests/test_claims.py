@@ -16,7 +16,8 @@ import yaml
 
 from inconcert import claims, fusion_results, fusion_trials, published, records, scaling, stats
 from inconcert.config import InputError
-from inconcert.criteria import CRITERIA, RECOUNT, AboveBaseline, ExactValue, PublishedInPredictionInterval
+from inconcert.criteria import RECOUNT, AboveBaseline, ExactValue, PublishedInPredictionInterval
+from inconcert.rules import CRITERIA
 
 ROOT = Path(__file__).resolve().parents[1]
 A, B = "coordsum/3x10-30", "coordsum/3x30-50"  # published for MAPPO: 156.37 and 158.05

@@ -1,7 +1,7 @@
 """What the papers claim, and the verdict on each claim, computed from run records by a rule written before the runs.
 
-`data/claims.yml` lists the claims. Each has a criterion: a type (a key of `criteria.CRITERIA`, where fields and rules
-stand) and that type's fields. `judge` collects the records that the criterion needs, decides part by part (task by
+`data/claims.yml` lists the claims. Each has a criterion: a type (a key of `rules.CRITERIA`) and that
+type's fields (`criteria`). `judge` collects the records that the criterion needs, decides part by part (task by
 task, say) with scores of 1, 1/2 and 0, and returns a `Verdict`: all parts 1 is "replicated", all parts 0 "not
 replicated", anything between "partly replicated". The same records always give the same words.
 
@@ -24,7 +24,7 @@ import yaml
 from inconcert import envs, exhibits, fusion_results, fusion_trials, published, records, scaling
 from inconcert.config import TIERS, InputError, check_fields, unknown
 from inconcert.criteria import (
-    CRITERIA,
+    FUSIBLE,
     Association,
     Associations,
     Claim,
@@ -40,9 +40,9 @@ from inconcert.criteria import (
     Sample,
     Samples,
     Source,
-    title,
 )
 from inconcert.measurements import Measurements
+from inconcert.rules import CRITERIA, title
 
 STATUSES: tuple[str, ...] = ("replicated", "partly replicated", "not replicated", "not testable here")
 UNTESTABLE = STATUSES[3]
@@ -170,10 +170,9 @@ def _parse(row: Mapping[str, Any], papers: Mapping[str, str], tasks: Sequence[st
     if isinstance(criterion, FusionGain):
         if not criterion.than or not claim.tasks:
             raise InputError(f"criterion type {kind} needs the field 'tasks' and at least one rival in 'than'")
-        fusible = fusion_trials.PAIRS | fusion_trials.BATTLES
         for task in claim.tasks:
-            if task not in fusible:
-                raise unknown("task of the fusions", task, fusible)
+            if task not in FUSIBLE:
+                raise unknown("task of the fusions", task, FUSIBLE)
             played = {case.key for case in fusion_trials.kind(task).cases()}
             for case in criterion.cases(task):
                 if case.key not in played:

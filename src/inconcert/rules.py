@@ -371,7 +371,7 @@ def decide_fusion_association(claim: Claim, criterion: FusionAssociation, associ
 
 def decide_exact_value(claim: Claim, criterion: ExactValue, samples: Samples) -> list[Part]:
     """See `ExactValue`."""
-    value = float(_function(criterion.function)())
+    value = _exact(criterion.function)
     target = _threshold(claim)
     same = abs(value - target) <= criterion.tolerance
     text = f"exact enumeration gives {value:.6g}, claimed is {target:.6g} (tolerance {criterion.tolerance:g})"
@@ -550,6 +550,12 @@ def _function(name: str) -> Callable[..., Any]:
     if not callable(getattr(found, function, None)):
         raise unknown(f"function of {module}", function, [key for key, value in vars(found).items() if callable(value)])
     return getattr(found, function)
+
+
+@functools.cache
+def _exact(name: str) -> float:
+    """What the function returns; kept, because enumerating games takes seconds and gives the same each time."""
+    return float(_function(name)())
 
 
 @functools.cache

@@ -37,6 +37,11 @@ class Config(offpolicy.Config):
     """Gradient steps between two copies to the target networks (PyMARL: 200 episodes, one step for each)."""
     mixer_hidden: int = 32
     """Units of the mixer, and of the hypernetwork of its last bias."""
+    mixer_gain: float = 1.0
+    """Gain of the hypernetworks' initial weights: how much of the agents' values the mixer passes on at first."""
+    state_norm: bool = False
+    """Whether the mixer sees the state through a layer norm. SMAC's states lie between -1 and 1, but SMAX's hold
+    positions up to 32, which a mixer turns into weights of several hundred."""
     lr: float = 5e-4
     """Learning rate."""
     double: bool = True
@@ -53,8 +58,10 @@ LAPTOP: dict[str, Any] = {
 """Small tier: as many steps, gradient steps and pieces as DOP."""
 LAPTOP_OF: dict[str, dict[str, Any]] = {
     "macf/2cars": {"updates": 1600, "eval_every": 160, "target_every": 40, "reward_scale": 0.01},
+    **{task: {"state_norm": True, "mixer_gain": 0.1} for task in offpolicy.LAPTOP_OF if task.startswith("smax/")},
 }  # fmt: skip
-"""Tasks with a laptop tier of QMIX's own, beside those of `offpolicy.LAPTOP_OF`."""
+"""Tasks with a laptop tier of QMIX's own, beside those of `offpolicy.LAPTOP_OF`. Battles: without a norm and with a gain
+of 1 the mixer multiplies an agent's value by several hundred at first, and the values drown in their own noise."""
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "updates": 12, "eval_every": 4, "capacity": 64, "eval_episodes": 8,
     "final_episodes": 16, "epsilon_steps": 500,
@@ -76,11 +83,12 @@ def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config
 class Mixer(nn.Module):
     """Q_tot = |w2(s)| elu(|W1(s)| q + b1(s)) + b2(s): it grows with every agent's value q_i."""
 
-    def __init__(self, spec: envs.Spec, width: int, streams: stacked.Generators) -> None:
+    def __init__(self, spec: envs.Spec, config: Config, streams: stacked.Generators) -> None:
         super().__init__()
-        self.agents = spec.num_agents
+        self.agents, self.norm, width = spec.num_agents, config.state_norm, config.mixer_hidden
         sizes = {"first": self.agents * width, "bias": width, "second": width}
-        maps = {name: stacked.Linear(spec.state_size, size, streams, gain=1.0) for name, size in sizes.items()}
+        gain = config.mixer_gain
+        maps = {name: stacked.Linear(spec.state_size, size, streams, gain=gain) for name, size in sizes.items()}
         self.maps = nn.ModuleDict(maps)
         self.last = nn.Sequential(
             stacked.Linear(spec.state_size, width, streams), nn.ReLU(), stacked.Linear(width, 1, streams, gain=1.0)
@@ -88,6 +96,8 @@ class Mixer(nn.Module):
 
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """`[S, ...]` from the agents' `q [S, ..., N]` and `state [S, ..., state_size]`."""
+        if self.norm:
+            state = nn.functional.layer_norm(state, state.shape[-1:])
         first = self.maps["first"](state).abs().unflatten(-1, (self.agents, -1))
         inner = nn.functional.elu((q.unsqueeze(-1) * first).sum(-2) + self.maps["bias"](state))
         return (inner * self.maps["second"](state).abs()).sum(-1) + self.last(state).squeeze(-1)
@@ -103,7 +113,7 @@ class Learner:
         self.agents = Actors(config.seeds, config.seen(spec), config.hidden, config.network, "shared", device)
         self.replay = offpolicy.Replay(config, spec).to(device)
         streams = stacked.generators(stacked.derive(seed, "mixer") for seed in config.seeds)
-        self.mixer = Mixer(spec, config.mixer_hidden, streams).to(device)
+        self.mixer = Mixer(spec, config, streams).to(device)
         self.both = nn.ModuleDict({"agents": self.agents.network, "mixer": self.mixer})
         self.targets = copy.deepcopy(self.both).requires_grad_(False)
         self.networks: dict[str, nn.Module] = {

@@ -37,11 +37,27 @@ def test_it_learns():
 
 
 def test_the_team_value_grows_with_every_agents_value():
+    assert (slopes(torch.randn(2, 50, 6)) > 0).all()
+
+
+def test_a_normed_state_has_no_scale():
+    state = 3 * torch.randn(2, 50, 6)
+    torch.testing.assert_close(slopes(state, state_norm=True), slopes(30 * state, state_norm=True), rtol=1e-4, atol=0)
+    assert slopes(30 * state).mean() > 100 * slopes(state).mean()
+
+
+def test_the_gain_is_how_much_of_the_values_passes_at_first():
+    state = torch.randn(2, 50, 6)
+    assert slopes(state, mixer_gain=0.1).mean() < 0.05 * slopes(state).mean()
+
+
+def slopes(state: torch.Tensor, **changes) -> torch.Tensor:
+    """How fast the team's value grows with each agent's, `[S, rows, N]`."""
     spec = envs.Spec(3, 4, 5, 6, 10, "episode_return")
-    mixer = qmix.Mixer(spec, 8, stacked.generators([1, 2]))
-    q = torch.randn(2, 50, 3, requires_grad=True)
-    (slope,) = torch.autograd.grad(mixer(q, torch.randn(2, 50, 6)).sum(), q)
-    assert (slope > 0).all()
+    mixer = qmix.Mixer(spec, config(mixer_hidden=8, **changes), stacked.generators([1, 2]))
+    q = torch.zeros(2, 50, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(mixer(q, state).sum(), q)
+    return slope
 
 
 @pytest.mark.parametrize("double", [True, False])

@@ -58,10 +58,11 @@ LAPTOP: dict[str, Any] = {
 """Small tier: as many steps, gradient steps and pieces as DOP."""
 LAPTOP_OF: dict[str, dict[str, Any]] = {
     "macf/2cars": {"updates": 1600, "eval_every": 160, "target_every": 40, "reward_scale": 0.01},
-    **{task: {"state_norm": True, "mixer_gain": 0.1} for task in offpolicy.LAPTOP_OF if task.startswith("smax/")},
 }  # fmt: skip
-"""Tasks with a laptop tier of QMIX's own, beside those of `offpolicy.LAPTOP_OF`. Battles: without a norm and with a gain
-of 1 the mixer multiplies an agent's value by several hundred at first, and the values drown in their own noise."""
+"""Tasks with a laptop tier of QMIX's own, beside those of `offpolicy.LAPTOP_OF`."""
+BATTLE: dict[str, Any] = {"state_norm": True, "mixer_gain": 0.1}
+"""On SMAX, at every tier: without a norm and with a gain of 1 the mixer multiplies an agent's value by several hundred
+at first, and the values drown in their own noise."""
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "updates": 12, "eval_every": 4, "capacity": 64, "eval_episodes": 8,
     "final_episodes": 16, "epsilon_steps": 500,
@@ -72,8 +73,9 @@ VARIANTS: dict[str, dict[str, Any]] = {"": {}, **offpolicy.VARIANTS}
 
 def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config:
     """The setting of a tier ("smoke", "laptop", "paper") for a task, a named variant, and single changes on top."""
-    paper = {"seeds": (0, 1, 2), "last_action": True}
-    tiers = offpolicy.tiers(Config, task, SMOKE, LAPTOP | LAPTOP_OF.get(task, {}), paper)
+    own = BATTLE if task.startswith("smax/") else {}
+    paper = {"seeds": (0, 1, 2), "last_action": True} | own
+    tiers = offpolicy.tiers(Config, task, SMOKE | own, LAPTOP | LAPTOP_OF.get(task, {}) | own, paper)
     return onpolicy.settle(Config, task, tier, tiers, VARIANTS.get(variant, {}), changes)
 
 

@@ -37,11 +37,9 @@ class Config(offpolicy.Config):
     """Gradient steps between two copies to the target networks (PyMARL: 200 episodes, one step for each)."""
     mixer_hidden: int = 32
     """Units of the mixer, and of the hypernetwork of its last bias."""
-    mixer_gain: float = 1.0
-    """Gain of the hypernetworks' initial weights: how much of the agents' values the mixer passes on at first."""
-    state_norm: bool = False
-    """Whether the mixer sees the state through a layer norm. SMAC's states lie between -1 and 1, but SMAX's hold
-    positions up to 32, which a mixer turns into weights of several hundred."""
+    state_rms: float = 0.0
+    """Root mean square that the mixer's state is brought to by a layer norm; 0 leaves the state as it is. SMAC's states
+    lie between -1 and 1, but SMAX's hold positions up to 32, which a mixer turns into weights of several hundred."""
     lr: float = 5e-4
     """Learning rate."""
     double: bool = True
@@ -60,9 +58,9 @@ LAPTOP_OF: dict[str, dict[str, Any]] = {
     "macf/2cars": {"updates": 1600, "eval_every": 160, "target_every": 40, "reward_scale": 0.01},
 }  # fmt: skip
 """Tasks with a laptop tier of QMIX's own, beside those of `offpolicy.LAPTOP_OF`."""
-BATTLE: dict[str, Any] = {"state_norm": True, "mixer_gain": 0.1}
-"""On SMAX, at every tier: without a norm and with a gain of 1 the mixer multiplies an agent's value by several hundred
-at first, and the values drown in their own noise."""
+BATTLE: dict[str, Any] = {"state_rms": 0.2}
+"""On SMAX, at every tier: with the raw state the mixer multiplies an agent's value by several hundred at first, and the
+values drown in their own noise."""
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "updates": 12, "eval_every": 4, "capacity": 64, "eval_episodes": 8,
     "final_episodes": 16, "epsilon_steps": 500,
@@ -87,10 +85,9 @@ class Mixer(nn.Module):
 
     def __init__(self, spec: envs.Spec, config: Config, streams: stacked.Generators) -> None:
         super().__init__()
-        self.agents, self.norm, width = spec.num_agents, config.state_norm, config.mixer_hidden
+        self.agents, self.rms, width = spec.num_agents, config.state_rms, config.mixer_hidden
         sizes = {"first": self.agents * width, "bias": width, "second": width}
-        gain = config.mixer_gain
-        maps = {name: stacked.Linear(spec.state_size, size, streams, gain=gain) for name, size in sizes.items()}
+        maps = {name: stacked.Linear(spec.state_size, size, streams, gain=1.0) for name, size in sizes.items()}
         self.maps = nn.ModuleDict(maps)
         self.last = nn.Sequential(
             stacked.Linear(spec.state_size, width, streams), nn.ReLU(), stacked.Linear(width, 1, streams, gain=1.0)
@@ -98,8 +95,8 @@ class Mixer(nn.Module):
 
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """`[S, ...]` from the agents' `q [S, ..., N]` and `state [S, ..., state_size]`."""
-        if self.norm:
-            state = nn.functional.layer_norm(state, state.shape[-1:])
+        if self.rms:
+            state = self.rms * nn.functional.layer_norm(state, state.shape[-1:])
         first = self.maps["first"](state).abs().unflatten(-1, (self.agents, -1))
         inner = nn.functional.elu((q.unsqueeze(-1) * first).sum(-2) + self.maps["bias"](state))
         return (inner * self.maps["second"](state).abs()).sum(-1) + self.last(state).squeeze(-1)

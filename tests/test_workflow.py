@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import build
 import graph
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-import build
 from inconcert.config import InputError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -122,6 +122,35 @@ def test_temperatures_steer_the_entropy_to_its_target():
         assert all((one < 0) == (entropy > target) for one in moved)
 
 
+def test_the_bonus_pushes_towards_entropy():
+    """With critics that say 0 and a large temperature, turns bring every agent's entropy close to ln A."""
+    learner, b = batch(config(task="mpe/simple_spread", seeds=(3,), alpha=100.0))
+    learner.optimiser.param_groups[0]["lr"] = 0.01
+    with torch.no_grad():
+        for parameter in learner.critics.parameters():
+            parameter.zero_()
+        learner.actors.network.head.bias[:, 0] += 3.0
+
+    def entropies():
+        log_probs = so_far(learner, b)
+        return -(log_probs.exp() * log_probs).sum(-1).mean((0, 1, 2))
+
+    before = entropies()
+    for step in range(40):
+        learner.actor_steps(b, so_far(learner, b), step)
+    assert (before < 1.0).all()
+    assert (entropies() > 0.95 * math.log(5)).all()
+
+
+def test_a_normed_state_has_no_scale():
+    learner, b = batch(config(state_rms=1.0))
+    actions = torch.nn.functional.one_hot(b["action"], learner.spec.num_actions).float()
+    values = learner.values(learner.critics, b["state"], actions)
+    torch.testing.assert_close(learner.values(learner.critics, 30 * b["state"], actions), values, rtol=1e-3, atol=1e-3)
+    assert hasac.configure("smax/3s5z", "smoke").state_rms == 1.0
+    assert hasac.configure("mpe/simple_spread", "smoke").state_rms == 0.0
+
+
 def test_while_it_warms_up_all_legal_actions_are_equally_likely():
     cfg = config()
     assert [cfg.epsilon(update) for update in (1, 2)] == [1.0, 0.0]

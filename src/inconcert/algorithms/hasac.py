@@ -62,6 +62,9 @@ class Config(offpolicy.Config):
     """Share of the critics that the target networks take over after each step."""
     warmup: int = 10_000
     """Environment steps per seed in which all legal actions are equally likely."""
+    state_rms: float = 0.0
+    """Root mean square that the critics' state is brought to by a layer norm; 0 leaves it as it is. SMAC's states
+    lie between -1 and 1, but SMAX's hold positions up to 32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +92,8 @@ LAPTOP: dict[str, Any] = {
     "hidden": 64, "critic_hidden": 128, "n_step": 10, "warmup": 5000, "alpha": 0.2, "eval_every": 300,
 }  # fmt: skip
 """Small tier: narrow networks, and a batch for every 80 environment steps instead of every 20."""
+BATTLE: dict[str, Any] = {"state_rms": 1.0}
+"""On SMAX, at every tier: next to positions up to 32 the critics would hardly see who does what."""
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "updates": 8, "eval_every": 4, "capacity": 64, "off_batch": 4, "warmup": 320,
     "eval_episodes": 8, "final_episodes": 16,
@@ -99,7 +104,8 @@ VARIANTS: dict[str, dict[str, Any]] = {"": {}, "scaled": {"target_entropy": "sca
 
 def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config:
     """The setting of a tier ("smoke", "laptop", "paper") for a task, a named variant, and single changes on top."""
-    tiers = offpolicy.tiers(Config, task, SMOKE, LAPTOP, {})
+    own = BATTLE if task.startswith("smax/") else {}
+    tiers = offpolicy.tiers(Config, task, SMOKE | own, LAPTOP | own, own)
     return onpolicy.settle(Config, task, tier, tiers, VARIANTS.get(variant, {}), changes)
 
 
@@ -227,6 +233,8 @@ class Learner:
 
     def values(self, critics: Network, state: Tensor, actions: Tensor) -> Tensor:
         """Both critics `[S, 2, T, B]` of one-hot `actions [S, T, B, N, A]`."""
+        if self.config.state_rms:
+            state = self.config.state_rms * nn.functional.layer_norm(state, state.shape[-1:])
         x = torch.cat([state, actions.flatten(-2)], -1).repeat_interleave(2, 0)
         nothing = x.new_zeros(x.shape[0], x.shape[2], 0)
         return critics(x, nothing, x[..., 0] > 0).squeeze(-1).unflatten(0, (-1, 2))
@@ -270,7 +278,8 @@ class Learner:
             hard = one_hot(perturbed.argmax(-1), log_probs)
             soft = perturbed.softmax(-1)
             own = hard + soft - soft.detach()  # straight through: the value of `hard`, the gradient of `soft`
-            said = taken(log_probs, hard.argmax(-1))
+            # through the draw too: of the drawn action alone, the log-probability's gradient is 0 on average
+            said = (own * log_probs.masked_fill(~b["available"][:, :, :, agent], 0.0)).sum(-1)
             joint = torch.cat([actions[..., :agent, :], own.unsqueeze(-2), actions[..., agent + 1 :, :]], -2)
             q = self.values(self.critics, b["state"], joint).amin(1)
             log_alpha = self.log_alphas[agent]

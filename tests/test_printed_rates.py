@@ -72,3 +72,25 @@ def test_likelihood_prefers_the_rate_that_made_the_counts():
 def test_the_claim_is_about_the_groups_with_several_settings():
     assert printed_rates.share_of_groups_that_differ(level=6.0) == 1
     assert printed_rates.share_of_groups_that_differ(level=1e-6) == 0
+
+
+def test_gains_in_football_are_welchs():
+    found = printed_rates.football_gains()
+    assert list(found.index) == ["3v1", "CA(easy)", "CA(hard)", "RPS"]
+    row = found.loc["RPS"]
+    assert (row["kpf"], row["rival"], row["best"]) == (82.2, "HAPPO", 77.3)
+    assert row["gain"] == pytest.approx(4.9)
+    # by hand: t quantile of Welch's degrees of freedom, from the printed standard deviations 1.8 and 7.4 of five seeds
+    a, b = 1.8**2 / 5, 7.4**2 / 5
+    half = distributions.t.ppf(0.975, (a + b) ** 2 / (a**2 / 4 + b**2 / 4)) * (a + b) ** 0.5
+    assert (row["low"], row["high"]) == pytest.approx((4.9 - half, 4.9 + half))
+    assert ((found["low"] > 0) == (found["p_value"] < 0.05)).all()
+    more = printed_rates.football_gains(seeds=50)
+    assert (more["high"] - more["low"] < found["high"] - found["low"]).all()
+
+
+def test_holm_rejects_step_by_step():
+    assert printed_rates._rejected([0.04, 0.001, 0.03], 0.05) == 1
+    assert printed_rates._rejected([0.04, 0.001, 0.02], 0.05) == 3
+    assert printed_rates._rejected([0.2, 0.3], 0.05) == 0
+    assert printed_rates.share_of_football_gains_resolved() == 0.25

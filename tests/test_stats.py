@@ -389,8 +389,10 @@ def test_choosing_by_the_others_is_no_gift() -> None:
     # runs 1 and 2 say value 2, and run 0 is scored there; without run 1 or 2 the other value has the better mean
     assert stats.chosen_by_the_others({1.0: [9.0, 0.0, 0.0], 2.0: [0.0, 4.0, 4.0]}).tolist() == [0.0, 0.0, 0.0]
     assert stats.chosen_by_the_others({1.0: [1.0, 2.0], 2.0: [3.0, 4.0]}).tolist() == [3.0, 4.0]
-    with pytest.raises(InputError, match=r"equally many runs, two at least, not \[2, 3\]"):
-        stats.chosen_by_the_others({1.0: [1, 2], 2.0: [1, 2, 3]})
+    # further runs of a value have a say and are not scored: the mean of 5 and 9 is above 6, that of 1 and 9 is not
+    assert stats.chosen_by_the_others({1.0: [6.0, 6.0], 2.0: [1.0, 5.0, 9.0]}).tolist() == [1.0, 6.0]
+    with pytest.raises(InputError, match=r"two runs at least, not \[1, 3\]"):
+        stats.chosen_by_the_others({1.0: [1], 2.0: [1, 2, 3]})
     # with nothing to choose between, the best mean looks better than it is; what the others choose does not
     tables = normal(0, 3000, 5, 4)
     assert np.mean([table.mean(1).max() for table in tables]) > 0.5

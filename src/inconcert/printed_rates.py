@@ -1,4 +1,4 @@
-"""What the printed win rates of the KPF paper (Tables 4 and 7) can and cannot show.
+"""What the printed win rates of the KPF paper (Tables 3, 4 and 7) can and cannot show.
 
 A row of Table 7 is one evaluation of one fused pair of policies under one setting: a number of wins in a number of
 episodes. The paper prints rates in whole per cent and says "at least 100" episodes (section 4.1); every function here
@@ -7,13 +7,14 @@ takes that number as an argument. A group is a map and a seed: the same two poli
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats as distributions
 
-from inconcert import published
+from inconcert import published, stats
 
 EPISODES = 100
 """Episodes behind a printed rate."""
@@ -97,10 +98,57 @@ def share_of_groups_that_differ(level: float = 0.05) -> float:
     """Share of the groups of Table 7 with several settings whose settings differ (paper, A.4: performance "is sensitive
     to hyperparameters"), Holm-corrected over the groups."""
     several = [part for _, part in rows().groupby("group", sort=False) if len(part) > 1]
-    values = sorted(heterogeneity(wins(part["rate"])).p_value for part in several)
-    rejected = 0
-    for index, value in enumerate(values):
-        if value > level / (len(values) - index):
-            break
-        rejected += 1
-    return rejected / len(values)
+    return _rejected([heterogeneity(wins(part["rate"])).p_value for part in several], level) / len(several)
+
+
+def _rejected(p_values: Sequence[float], level: float) -> int:
+    """How many hypotheses fall by Holm's procedure (1979)."""
+    for index, value in enumerate(sorted(p_values)):
+        if value > level / (len(p_values) - index):
+            return index
+    return len(p_values)
+
+
+# ------------------------------------------------------------------------------------------------ Table 3, football
+
+SEEDS = 5
+"""Seeds behind a printed mean and standard deviation (section 4.1: "a minimum of five")."""
+
+
+def football_gains(seeds: int = SEEDS, level: float = 0.95) -> pd.DataFrame:
+    """Table 3 by scenario as printed: what KPF scores over the best other column, and whether the spread explains it.
+
+    Args:
+        seeds: behind every printed mean; its standard deviation is taken as that of a sample.
+        level: of the Welch interval.
+
+    Returns:
+        Index `row` of the table; `scenario` (its name in the package), `kpf`, `rival` (best other column) and `best`
+        (its rate), in per cent; `gain` in points with its interval `low` to `high`, and `p_value` of Welch's test.
+    """
+    found = {}
+    for row, cells in published.load("kpf", 3).groupby("row", sort=False):
+        rates = dict(zip(cells["column"], cells["value"].astype(float), strict=True))
+        spreads = dict(zip(cells["column"], cells["spread"].astype(float), strict=True))
+        rival = max(rates.keys() - {"KPF"}, key=lambda name: rates[name])
+        pair = [(rates[name], spreads[name], seeds) for name in ("KPF", rival)]
+        gap = stats.difference(*(_sample(*one) for one in pair), level=level)
+        test = distributions.ttest_ind_from_stats(*pair[0], *pair[1], equal_var=False)
+        found[row] = {
+            "scenario": cells["scenario"].iloc[0], "kpf": rates["KPF"], "rival": rival, "best": rates[rival],
+            "gain": gap.estimate, "low": gap.low, "high": gap.high, "p_value": float(test.pvalue),
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis("row")
+
+
+def _sample(mean: float, deviation: float, count: int) -> np.ndarray:
+    """`[count]` numbers with this mean and standard deviation."""
+    shape = np.linspace(-1, 1, count)
+    return mean + deviation * shape / shape.std(ddof=1)
+
+
+def share_of_football_gains_resolved(level: float = 0.05) -> float:
+    """Share of the scenarios of Table 3 whose printed gain is more than its printed spread explains (paper, 4.2:
+    "substantially surpassing"), Holm-corrected over the scenarios."""
+    values = football_gains()["p_value"].tolist()
+    return _rejected(values, level) / len(values)

@@ -464,18 +464,19 @@ def chosen_by_the_others(scores: Mapping[float, ArrayLike]) -> Floats:
     Here no run takes part in the choice of the value that it is scored at.
 
     Args:
-        scores: {value: [n]} with the same n >= 2 runs (seeds) in the same order at every value.
+        scores: {value: [n]} runs (seeds) in the same order at every value, two at least. Where a value has more runs
+            than another, the further ones take part in choices only.
 
     Returns:
-        [n].
+        [n] of the fewest runs.
     """
     arrays = _by_value(scores)
-    count = len(arrays[0])
-    if count < 2 or any(len(runs) != count for runs in arrays):
-        raise InputError(f"a choice by the others needs equally many runs, two at least, not {[*map(len, arrays)]}")
-    table = np.stack(arrays)  # [K, n]
-    best = (table.sum(axis=1, keepdims=True) - table).argmax(axis=0)
-    return table[best, np.arange(count)]
+    count = min(map(len, arrays))
+    if count < 2:
+        raise InputError(f"a choice by the others needs two runs at least, not {[*map(len, arrays)]}")
+    table = np.stack([runs[:count] for runs in arrays])  # [K, n]
+    others = [(runs.sum() - own) / (len(runs) - 1) for runs, own in zip(arrays, table, strict=True)]
+    return table[np.argmax(others, axis=0), np.arange(count)]
 
 
 # ------------------------------------------------------------------------------------------------------ the few helpers

@@ -18,6 +18,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from inconcert import onpolicy, records, scaling
+
 UPDATES = 3
 """Updates that are timed, after one in which operations are counted."""
 CASES: dict[str, tuple[str, dict[str, Any], float | None]] = {
@@ -34,8 +39,6 @@ CASES: dict[str, tuple[str, dict[str, Any], float | None]] = {
 
 def product_rate(size: int = 512, repeats: int = 60) -> float:
     """Floating-point operations per CPU-second of float32 matrix products."""
-    import torch
-
     a, b = torch.randn(size, size), torch.randn(size, size)
     a @ b
     start = time.process_time()
@@ -45,12 +48,7 @@ def product_rate(size: int = 512, repeats: int = 60) -> float:
 
 
 def measure(name: str, begun: float) -> str:
-    """One line of the table, in a process that was started at the time `begun`."""
-    import torch  # importing it and the package is part of the time to the first result
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from inconcert import onpolicy, records, scaling
-
+    """One line of the table, in a process that was started, and had yet to import all this, at the time `begun`."""
     torch.set_num_threads(1)
     algorithm, changes, jax = CASES[name]
     module = records.algorithm_module(algorithm)

@@ -8,6 +8,7 @@ id in front, K size of the memory, c steps in a column, m minibatch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -23,6 +24,10 @@ AgentOrder = Literal["fixed", "shuffled"]
 
 PER_AGENT = ("obs", "available", "action", "log_prob", "value", "advantage", "target")
 """What a rollout holds for each agent, `[S, T, E, N, ...]`."""
+
+PIECE = 2048
+"""Samples, of all seeds together, whose gradient is found at once: what a larger minibatch would keep for the backward
+pass does not fit into a processor's cache, and every pass over it would wait for memory."""
 
 
 class Model(nn.Module):
@@ -177,6 +182,25 @@ def reorder(x: Tensor, order: Tensor, axis: int) -> Tensor:
     return torch.take_along_dim(x, order.view(shape), axis)
 
 
+def pieces(batch: State, memories: Sequence[str], samples: int) -> Iterator[tuple[float, State]]:
+    """A minibatch cut between columns into as few equal parts of at most `samples` samples as there are.
+
+    A single column is never cut.
+
+    Args:
+        batch: `[S, c, m, ...]` each; those named in `memories` `[S, m, ...]`.
+
+    Yields:
+        The share of the minibatch's columns, and the part.
+    """
+    seeds, steps, columns = batch["action"].shape[:3]
+    parts = min(columns, math.ceil(seeds * steps * columns / samples))
+    cut = {name: x.tensor_split(parts, 1 if name in memories else 2) for name, x in batch.items()}
+    for i in range(parts):
+        part = {name: split[i] for name, split in cut.items()}
+        yield part["action"].shape[2] / columns, part
+
+
 # ---------------------------------------------------------------------------------------------------------- learning
 
 
@@ -224,18 +248,23 @@ class Learner(Player):
         explained = onpolicy.explained_variance(data["value"], data["target"])
         return metrics.result() | {"explained_variance": explained}
 
-    def gradients(self, b: State) -> State:
+    def gradients(self, batch: State) -> State:
         """Backpropagate the loss of one minibatch `[S, c, m, ...]`; returns diagnostics `[S]`."""
-        config = self.config
-        log_probs, value = self.model(b["obs"], b["available"], b["action"], b["memory"], b["start"])
-        log_prob = taken(log_probs, b["action"])
-        policy_loss = clipped_surrogate(log_prob, b["log_prob"], normalise(b["advantage"]), config.clip)
-        value_loss = clipped_value_error(value, b["value"], b["target"], config.clip)
-        bonus = entropy(log_probs)
+        config, metrics = self.config, onpolicy.Mean()
+        batch = batch | {"advantage": normalise(batch["advantage"])}
         self.optimiser.zero_grad()
-        # seeds share no parameter, so the sum over seeds gives each its own gradient
-        (policy_loss - config.ent_coef * bonus + config.vf_coef * value_loss).sum().backward()
-        return {
-            "policy_loss": policy_loss.detach(), "value_loss": value_loss.detach(), "entropy": bonus.detach(),
-            **onpolicy.policy_change(log_prob, b["log_prob"], config.clip),
-        }  # fmt: skip
+        for share, b in pieces(batch, ("memory",), PIECE):
+            log_probs, value = self.model(b["obs"], b["available"], b["action"], b["memory"], b["start"])
+            log_prob = taken(log_probs, b["action"])
+            policy_loss = clipped_surrogate(log_prob, b["log_prob"], b["advantage"], config.clip)
+            value_loss = clipped_value_error(value, b["value"], b["target"], config.clip)
+            bonus = entropy(log_probs)
+            loss = policy_loss - config.ent_coef * bonus + config.vf_coef * value_loss
+            # seeds share no parameter, so the sum over seeds gives each its own gradient
+            (share * loss.sum()).backward()
+            signs = {
+                "policy_loss": policy_loss.detach(), "value_loss": value_loss.detach(), "entropy": bonus.detach(),
+                **onpolicy.policy_change(log_prob, b["log_prob"], config.clip),
+            }  # fmt: skip
+            metrics.add({name: share * sign for name, sign in signs.items()})
+        return metrics.sums

@@ -4,6 +4,8 @@ import dataclasses
 
 import torch
 
+from inconcert import envs, joint, onpolicy
+
 TINY = {
     "task": "coordsum/3x4-7", "seeds": (3, 5), "num_envs": 4, "rollout": 20, "updates": 2, "epochs": 2,
     "minibatches": 2, "adam_eps": 1e-3, "eval_every": 1, "eval_episodes": 3, "final_episodes": 4, "max_grad_norm": 0.5,
@@ -26,6 +28,35 @@ def trained(module, config, count=10**9, state=None):
         if len(result) == count:
             break
     return result
+
+
+def check_pieces(module, config, monkeypatch):
+    """A minibatch learnt in pieces, which do not come out even, is the minibatch learnt at once."""
+    env = envs.make(config.task, config.num_envs, config.seeds)
+    learner = module.learner(config, env.spec, "cpu")
+    start = torch.ones(len(config.seeds), config.num_envs, dtype=torch.bool)
+    now = {"step": env.reset(), "start": start, **learner.memories(config.num_envs)}
+    data = onpolicy.collect(learner, env, now, 1)
+    batch = next(onpolicy.minibatches(config, data, 1, ("memory",)))
+    columns = batch["action"].shape[2]
+    whole, signs = gradients(learner, batch)
+    monkeypatch.setattr(joint, "PIECE", batch["action"][..., 0].numel() // 2 - 1)  # three pieces
+    sizes = [b["memory"].shape[1] for _, b in joint.pieces(batch, ("memory",), joint.PIECE)]
+    assert len(sizes) == 3
+    assert len(set(sizes)) == 2
+    assert sum(sizes) == columns
+    parts, own = gradients(learner, batch)
+    for one, two in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    assert signs.keys() == own.keys()
+    for name, sign in signs.items():
+        torch.testing.assert_close(sign, own[name], rtol=1e-4, atol=1e-6)
+
+
+def gradients(learner, batch):
+    """Copies of the gradients of one minibatch, and the diagnostics."""
+    signs = learner.gradients(batch)
+    return [p.grad.clone() for p in learner.model.parameters()], signs
 
 
 def check_company(module, config):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from common import EASY, TINY, check_company, check_gradients_flow, check_it_learns, check_resume
+from common import EASY, TINY, check_company, check_gradients_flow, check_it_learns, check_pieces, check_resume
 
 from inconcert import envs, onpolicy, published
 from inconcert.algorithms import mat
@@ -78,6 +78,10 @@ def test_a_replayed_rollout_gives_the_probabilities_it_was_played_with():
 @pytest.mark.parametrize("changes", KINDS)
 def test_a_seed_in_company_is_the_seed_alone(changes):
     check_company(mat, config(**changes))
+
+
+def test_a_minibatch_in_pieces_is_the_minibatch(monkeypatch):
+    check_pieces(mat, config(num_envs=5, rollout=4, minibatches=2), monkeypatch)
 
 
 def test_resuming_is_bit_for_bit():

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from common import EASY, TINY, check_company, check_gradients_flow, check_it_learns, check_resume
+from common import EASY, TINY, check_company, check_gradients_flow, check_it_learns, check_pieces, check_resume
 
 from inconcert import envs, onpolicy, published, stacked
 from inconcert.algorithms import sable
@@ -189,6 +189,11 @@ def test_decays_are_the_authors():
 @pytest.mark.parametrize("changes", KINDS)
 def test_a_seed_in_company_is_the_seed_alone(changes):
     check_company(sable, config(**changes))
+
+
+@pytest.mark.parametrize("changes", KINDS)
+def test_a_minibatch_in_pieces_is_the_minibatch(changes, monkeypatch):
+    check_pieces(sable, config(num_envs=10, minibatches=2, **changes), monkeypatch)
 
 
 @pytest.mark.parametrize("changes", KINDS[:2])

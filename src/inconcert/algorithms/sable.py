@@ -104,14 +104,14 @@ PAPER: dict[str, dict[str, Any]] = {  # the authors' tuned rows (params.csv, sys
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {"memory": "none", "embed": 32, "heads": 1, "blocks": 1, "lr": 1e-3}
 """What the small tiers change in the network: no memory, one block."""
-CLAMPED = onpolicy.READINGS["clamped"]
-VARIANTS: dict[str, dict[str, Any]] = {
-    **onpolicy.READINGS,
-    "clamped-shuffled": {**CLAMPED, "agent_order": "shuffled"},
-    "clamped-dead": {**CLAMPED, "feed_forward": "dead"},
-    "clamped-recurrent": {**CLAMPED, "memory": "recurrent"},
-    "clamped-stale": {**CLAMPED, "memory": "recurrent", "initial_states": "stale"},
-}
+VARIANTS: dict[str, dict[str, Any]] = onpolicy.variants(
+    {
+        "shuffled": {"agent_order": "shuffled"},
+        "dead": {"feed_forward": "dead"},
+        "recurrent": {"memory": "recurrent"},
+        "stale": {"memory": "recurrent", "initial_states": "stale"},
+    }
+)
 """Named departures from a tier's setting: the readings of the deviation ledger, and memory at the small tiers."""
 
 

@@ -229,6 +229,8 @@ def test_archived_records_are_whole_small_and_documented():
             departure = key.task.startswith("lbf/") and (key.algorithm, key.variant) in (
                 ("magpo", "gru"),
                 ("magpo", "gru-zero"),
+                ("sable", "recurrent"),
+                ("sable", "stale"),
             )
             few = trial or swept or battle or departure or key.algorithm == "a2c"
             assert len(record.seeds) >= (3 if few else 5)

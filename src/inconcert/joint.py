@@ -183,7 +183,7 @@ def reorder(x: Tensor, order: Tensor, axis: int) -> Tensor:
 
 
 def pieces(batch: State, memories: Sequence[str], samples: int) -> Iterator[tuple[float, State]]:
-    """A minibatch cut between columns into nearly equal parts of about `samples` samples, of all seeds together, or fewer.
+    """A minibatch cut between columns into nearly equal parts of about `samples` samples of all seeds, or fewer.
 
     A single column is never cut.
 

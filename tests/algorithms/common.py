@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from inconcert import envs, joint, onpolicy
+from inconcert import joint, onpolicy, scaling
 
 TINY = {
     "task": "coordsum/3x4-7", "seeds": (3, 5), "num_envs": 4, "rollout": 20, "updates": 2, "epochs": 2,
@@ -30,12 +30,9 @@ def trained(module, config, count=10**9, state=None):
     return result
 
 
-def check_pieces(module, config, monkeypatch):
+def check_pieces(algorithm, config, monkeypatch):
     """A minibatch learnt in pieces, which do not come out even, is the minibatch learnt at once."""
-    env = envs.make(config.task, config.num_envs, config.seeds)
-    learner = module.learner(config, env.spec, "cpu")
-    start = torch.ones(len(config.seeds), config.num_envs, dtype=torch.bool)
-    now = {"step": env.reset(), "start": start, **learner.memories(config.num_envs)}
+    learner, env, now = scaling.start(algorithm, config)
     data = onpolicy.collect(learner, env, now, 1)
     batch = next(onpolicy.minibatches(config, data, 1, ("memory",)))
     columns = batch["action"].shape[2]

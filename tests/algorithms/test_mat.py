@@ -81,7 +81,7 @@ def test_a_seed_in_company_is_the_seed_alone(changes):
 
 
 def test_a_minibatch_in_pieces_is_the_minibatch(monkeypatch):
-    check_pieces(mat, config(num_envs=5, rollout=4, minibatches=2), monkeypatch)
+    check_pieces("mat", config(num_envs=5, rollout=4, minibatches=2), monkeypatch)
 
 
 def test_resuming_is_bit_for_bit():

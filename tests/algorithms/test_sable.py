@@ -193,7 +193,7 @@ def test_a_seed_in_company_is_the_seed_alone(changes):
 
 @pytest.mark.parametrize("changes", KINDS)
 def test_a_minibatch_in_pieces_is_the_minibatch(changes, monkeypatch):
-    check_pieces(sable, config(num_envs=10, minibatches=2, **changes), monkeypatch)
+    check_pieces("sable", config(num_envs=10, minibatches=2, **changes), monkeypatch)
 
 
 @pytest.mark.parametrize("changes", KINDS[:2])

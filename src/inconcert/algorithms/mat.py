@@ -86,10 +86,7 @@ PAPER: dict[str, dict[str, Any]] = {  # the authors' tuned rows (params.csv, sys
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {"embed": 32, "heads": 1, "blocks": 1, "lr": 1e-3}
 """What the small tiers change in the network: one block, one head."""
-VARIANTS: dict[str, dict[str, Any]] = {
-    **onpolicy.READINGS,
-    "clamped-shuffled": {**onpolicy.READINGS["clamped"], "agent_order": "shuffled"},
-}
+VARIANTS: dict[str, dict[str, Any]] = onpolicy.variants({"shuffled": {"agent_order": "shuffled"}})
 """Named departures from a tier's setting: the readings of the deviation ledger."""
 
 

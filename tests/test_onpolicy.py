@@ -363,6 +363,9 @@ def test_the_base_policies_of_fusion_have_harls_settings(name):
     parts = module.configure("mpe/simple_speaker_listener", "laptop", "harl")
     assert getattr(parts, "parameters", "separate") == "separate"
     assert getattr(module.configure("mpe/simple_spread", "laptop", "harl"), "parameters", "shared") == "shared"
+    for task in ("mpe/simple_speaker_listener", "smax/3s5z"):  # a reader's own begins there
+        own = module.configure(task, "laptop", "harl-longer", updates=7)
+        assert own == module.configure(task, "laptop", "harl", updates=7)
 
 
 def test_streams_of_seeds_are_stable():

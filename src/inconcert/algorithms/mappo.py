@@ -84,7 +84,7 @@ def configure(task: str, tier: str, variant: str = "", **changes: Any) -> Config
         "laptop": onpolicy.LAPTOP | NETWORKS,
         "paper": {"seeds": onpolicy.PAPER_SEEDS, **PAPER.get(task, {})},
     }
-    if variant == "harl":
+    if variant.partition("-")[0] == "harl":
         changes = ROLES.get(task, {}) | changes
     return onpolicy.choose_setting(Config, tiers, VARIANTS, task, tier, variant, changes)
 

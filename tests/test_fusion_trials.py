@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_fused import untrained
 
-from inconcert import fused, fusion_results, fusion_trials, measurements, policies, records
+from inconcert import fused, fusion_results, fusion_trials, measurements, policies, published, records
 from inconcert.__main__ import main
 from inconcert.config import InputError
 from inconcert.fusion_trials import Bench, Case, Trials
@@ -302,3 +302,14 @@ def test_policies_of_a_case_are_those_of_its_moment(monkeypatch):
         (SPREAD, name, "laptop", "harl", moment)
         for name, moment in (("mappo", "best"), ("hatrpo", "best"), ("mappo", 20), ("hatrpo", 40))
     ]
+
+
+@pytest.mark.parametrize("kind", [Trials, fusion_trials.Battles])
+def test_every_policy_that_was_fused_ships(kind):
+    """Else the fusions could not be played again without training, and the record would be STALE for a reader."""
+    data = published.data_folder()
+    meta = kind.read(data / "measurements" / kind.file).meta
+    digests = {name: data / "policies" / name for name in meta["policies"]}
+    absent = [name for name, path in digests.items() if not path.is_file()]
+    assert not absent
+    assert {name: fusion_trials._digest(path) for name, path in digests.items()} == meta["policies"]

@@ -195,7 +195,7 @@ HARL_BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
 """Its settings by tier and by suite or task. Particle worlds, paper: HARL's 10 M steps. laptop: 0.8 to 4 M, fewer
 passes over each rollout, half the width, and a smaller discount: with 0.99 a value looks four episodes ahead, past time
 limits that it cannot see, and most of the budget would go into learning it. simple_reference takes the most: for the
-first 1.4 M steps what agents say means nothing, and all that they learn is to wait in the middle."""
+first million steps or more what agents say means nothing, and all that they learn is to wait in the middle."""
 
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "num_envs": 8, "updates": 6, "eval_every": 2, "eval_episodes": 8, "final_episodes": 16,

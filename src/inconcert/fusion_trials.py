@@ -51,16 +51,19 @@ PAIRS: dict[str, tuple[str, str]] = {
 
 OTHERS: dict[str, tuple[tuple[str, str], ...]] = {
     "mpe/simple_spread": (("mappo", "happo"), ("happo", "hatrpo")),
+    "mpe/simple_reference": (("mappo", "hatrpo"), ("happo", "hatrpo")),
     "mpe/simple_speaker_listener": (("mappo", "happo"), ("mappo", "hatrpo")),
 }
-"""The other pairs of the three algorithms (Table 5), where all three are trained."""
+"""The other pairs of the three algorithms (Table 5)."""
 
 BATTLES: dict[str, tuple[str, str]] = dict.fromkeys(
-    ("smax/3s5z", "smax/5m_vs_6m", "smax/smacv2_5_units"), ("happo", "hatrpo")
+    ("smax/2s3z", "smax/3s5z", "smax/5m_vs_6m", "smax/smacv2_5_units"), ("happo", "hatrpo")
 )
 """Tasks of SMAX that stand in for Table 1, and the algorithms that its KPF rows fuse (Table 5 says so)."""
-OTHER_BATTLES: dict[str, tuple[tuple[str, str], ...]] = {"smax/3s5z": (("mappo", "happo"), ("mappo", "hatrpo"))}
-"""The other pairs of Table 5, on one of them."""
+OTHER_BATTLES: dict[str, tuple[tuple[str, str], ...]] = dict.fromkeys(
+    ("smax/2s3z", "smax/3s5z"), (("mappo", "happo"), ("mappo", "hatrpo"))
+)
+"""The other pairs of Table 5, on two of them."""
 
 KEYS = ["task", "team", "checkpoint"]
 """Columns that tell cases apart."""

@@ -171,6 +171,10 @@ _PARTICLES: dict[str, Any] = {
     "seeds": (0, 1, 2, 3, 4), "env_options": {"rules": "legacy"}, "keep": tuple(range(10, 101, 10)),
     "eval_episodes": 100, "final_episodes": 500,
 }  # fmt: skip
+_FOOTBALL: dict[str, Any] = {
+    "minibatches": 2, "gamma": 0.99, "hidden": 64, "critic_hidden": 64, "env_options": {"share": "first"},
+    "keep": tuple(range(10, 101, 10)),
+}  # fmt: skip
 HARL_BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
     "laptop": {
         "mpe": {
@@ -184,18 +188,30 @@ HARL_BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "mpe/simple_speaker_listener": {"updates": 200},
         "mpe/simple_reference": {"updates": 1000},
+        "football": {
+            **_FOOTBALL, "seeds": (0, 1, 2), "num_envs": 16, "rollout": 100, "updates": 500, "epochs": 10,
+            "eval_every": 100, "eval_episodes": 16, "final_episodes": 40, "actor_lr": 5e-4, "critic_lr": 5e-4,
+        },
+        "football/academy_run_pass_and_shoot_with_keeper": {"updates": 200, "eval_every": 40},
     },
     "paper": {
         "mpe": {
             **_PARTICLES, "num_envs": 20, "rollout": 200, "updates": 2500, "epochs": 5, "minibatches": 1,
             "eval_every": 50,
         },
+        "football": {
+            **_FOOTBALL, "seeds": (0, 1, 2, 3, 4), "num_envs": 50, "rollout": 200, "updates": 2500, "epochs": 15,
+            "decay_lr": True, "eval_every": 125, "eval_episodes": 100,
+        },
+        "football/academy_run_pass_and_shoot_with_keeper": {"decay_lr": False},
+        "football/academy_counterattack_hard": {"rollout": 1000, "updates": 1000, "eval_every": 50},
     },
 }  # fmt: skip
 """Its settings by tier and by suite or task. Particle worlds, paper: HARL's 10 M steps. laptop: 0.8 to 4 M, fewer
 passes over each rollout, half the width, and a smaller discount: with 0.99 a value looks four episodes ahead, past time
 limits that it cannot see, and most of the budget would go into learning it. simple_reference takes the most: for the
-first million steps or more what agents say means nothing, and all that they learn is to wait in the middle."""
+first million steps or more what agents say means nothing, and all that they learn is to wait in the middle. Football,
+paper: its 25 or 50 M steps. laptop: 3 % of them, in rollouts of a sixth of the size, which learn earlier."""
 
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "num_envs": 8, "updates": 6, "eval_every": 2, "eval_episodes": 8, "final_episodes": 16,

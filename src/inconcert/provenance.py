@@ -28,8 +28,8 @@ PACKAGE = Path(__file__).resolve().parent
 CHOOSING = frozenset([
     "SUITES", "PARALLEL", "SMALL_OPTIONS", "READINGS", "COEFFICIENTS", "ACTOR_SIZES", "AUXILIARY", "ALONE", "NETWORKS",
     "SMOKE", "LAPTOP", "LAPTOP_ELSEWHERE", "LAPTOP_OF", "PAPER", "PAPER_SEEDS", "VARIANTS", "variants", "tiers",
-    "choose_setting", "settle", "configure", "HARL", "HARL_BUDGETS", "_PARTICLES", "_FOOTBALL", "ROLES", "CASES", "PAIRS",
-    "OTHERS", "BATTLE", "BATTLES", "OTHER_BATTLES", "BATTLE_CASES",
+    "choose_setting", "settle", "configure", "HARL", "HARL_BUDGETS", "_PARTICLES", "_FOOTBALL", "ROLES", "CASES",
+    "PAIRS", "OTHERS", "BATTLE", "BATTLES", "OTHER_BATTLES", "BATTLE_CASES",
 ])  # fmt: skip
 """Names at the top of a module that only choose a setting, or list the suites. A record keeps the setting that was
 chosen and is compared with today's choice, so a new variant or suite leaves the records of the others fresh."""

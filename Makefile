@@ -9,6 +9,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONNOUSERSITE := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export JUPYTER_PREFER_ENV_PATH := 1
+# Compiling takes most of what the pages and tests of the JAX suites take: programs are kept, for one kind of processor.
+export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/build/jax/$(shell (grep -m 1 ^flags /proc/cpuinfo || uname -m) 2>/dev/null | cksum | cut -d ' ' -f 1)
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.2
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help

@@ -368,6 +368,25 @@ def test_the_base_policies_of_fusion_have_harls_settings(name):
         assert own == module.configure(task, "laptop", "harl", updates=7)
 
 
+@pytest.mark.parametrize(
+    ("scenario", "steps", "decays"),
+    [("3_vs_1_with_keeper", 25, True), ("run_pass_and_shoot_with_keeper", 25, False), ("counterattack_hard", 50, True)],
+)
+@pytest.mark.parametrize("name", ["mappo", "happo"])
+def test_footballs_parents_have_harls_budget(name, scenario, steps, decays):
+    """Million steps of each seed, and whether the learning rate falls, by HARL's tuned configurations."""
+    paper, laptop = (
+        algorithm_module(name).configure(f"football/academy_{scenario}", tier, "harl") for tier in ("paper", "laptop")
+    )
+    assert paper.updates * paper.steps_per_update == steps * 1_000_000
+    assert (paper.num_envs, paper.epochs, paper.minibatches, paper.hidden) == (50, 15, 2, 64)
+    assert paper.decay_lr == decays
+    for own in (paper, laptop):
+        assert (own.env_options, own.gamma, own.ent_coef) == ({"share": "first"}, 0.99, 0.01)
+        assert own.updates % own.eval_every == 0  # the last point of the curve is the last policy
+    assert laptop.updates * laptop.steps_per_update < 0.01 * paper.updates * paper.steps_per_update
+
+
 def test_streams_of_seeds_are_stable():
     """Guards the archive: if this changes, every record is stale although no setting changed."""
     assert stacked.derive(0, "actor") == stacked.derive(0, "actor", 0)

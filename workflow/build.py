@@ -80,6 +80,17 @@ def profile_arguments(profile: str) -> list[str]:
     return ["--profile", str(WORKFLOW / "profiles" / profile)]
 
 
+def pace(expected: int) -> list[str]:
+    """Snakemake's arguments that keep it from looking for work too often when so many jobs are expected.
+
+    Each job that ends makes it look once more in every span from then on: in every second, by default, which took a
+    quarter of a core while the book was built. It also waits for the last span before it ends, so that a short list has
+    a short one. The rate of jobs that are allowed stays Snakemake's.
+    """
+    seconds = max(1, expected // 12)
+    return ["--max-jobs-per-timespan", f"{100 * seconds}/{seconds}s"]
+
+
 @contextmanager
 def only_one(lock: Path, what: str) -> Iterator[None]:
     """Hold `lock` while the block runs; the system lets go of it when the process ends, however it ends.
@@ -136,12 +147,14 @@ def main(arguments: list[str] | None = None) -> int:
     more = [*FLAGS[chosen.verb], *(["--dry-run", "--quiet", "host", "progress"] if chosen.dry_run else [])]
     try:
         if chosen.verb == "book":
-            for row in graph.with_notebooks().values():
+            rows = graph.with_notebooks().values()
+            for row in rows:
                 graph.depends(row)  # says in one line what Snakemake would wrap in its own words
+            more += pace(len(rows))
             with only_one(ROOT / "build" / ".lock", "book"):
                 return snakemake(["book"], chosen.jobs, more, filtered=not chosen.dry_run)
         targets = record_targets(chosen.exhibit, chosen.tier)
-        more += profile_arguments(chosen.profile)
+        more += pace(len(targets)) + profile_arguments(chosen.profile)
         with only_one(ROOT / "runs" / ".lock", "runs"):
             return snakemake(targets, chosen.jobs, more)
     except InputError as error:

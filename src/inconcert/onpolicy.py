@@ -211,7 +211,7 @@ passes over each rollout, half the width, and a smaller discount: with 0.99 a va
 limits that it cannot see, and most of the budget would go into learning it. simple_reference takes the most: for the
 first million steps or more what agents say means nothing, and all that they learn is to wait in the middle. Football,
 paper: its 25 or 50 M steps. laptop: 0.1 M, in rollouts of a sixth of the size, for the engine plays some 200 a second,
-and an evaluation, which waits for its longest attack, costs as many as three updates."""
+and an evaluation, which waits for its longest attack, costs as many as four updates."""
 
 SMOKE: dict[str, Any] = {
     **LAPTOP, "seeds": (0, 1), "num_envs": 8, "updates": 6, "eval_every": 2, "eval_episodes": 8, "final_episodes": 16,

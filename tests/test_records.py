@@ -220,20 +220,21 @@ def test_archived_records_are_whole_small_and_documented():
         assert {"commit", "versions", "hardware", "date", "wall_s", "cpu_s"} <= record.meta.keys()
         if key.tier != "smoke":
             # Outside CoordSum MAPPO's plain runs only show that a suite can be learnt. Sharing schemes on spreads and
-            # the points of a sweep have three seeds at least, and so have battles, which are dear, football, dearer yet
-            # and under no claim, and the departures that are measured in foraging; a claim that asks for more says so
-            # in its verdict.
+            # the points of a sweep have three seeds at least, and so have battles, which are dear, football at the
+            # laptop tier, dearer yet and under no claim, and the departures that are measured in foraging; a claim that
+            # asks for more says so in its verdict.
             coordsum = key.task.startswith("coordsum/")
             trial = (key.algorithm, key.variant) == ("mappo", "") and not coordsum
             swept = coordsum and key.variant not in onpolicy.READINGS
-            dear = key.task.startswith(("smax/", "football/"))
+            battle = key.task.startswith("smax/")
+            football = key.task.startswith("football/") and key.tier == "laptop"
             departure = key.task.startswith("lbf/") and (key.algorithm, key.variant) in (
                 ("magpo", "gru"),
                 ("magpo", "gru-zero"),
                 ("sable", "recurrent"),
                 ("sable", "stale"),
             )
-            few = trial or swept or dear or departure or key.algorithm == "a2c"
+            few = trial or swept or battle or football or departure or key.algorithm == "a2c"
             assert len(record.seeds) >= (3 if few else 5)
         json.dumps(record.meta)
 

@@ -125,7 +125,7 @@ LAPTOP_OF: dict[str, dict[str, Any]] = {
     },
     **{
         task: {**BATTLE, "updates": 3000, "eval_every": 300, "eval_episodes": 100, "final_episodes": 400}
-        for task in ("smax/2s3z", "smax/3s5z", "smax/5m_vs_6m", "smax/smacv2_5_units")
+        for task in ("smax/3s5z", "smax/5m_vs_6m", "smax/smacv2_5_units")
     },
     "two_corridors/3-7": {"updates": 4800, "eval_every": 160, "decay_lr": False},
 }  # fmt: skip
